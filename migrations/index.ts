@@ -1,0 +1,20 @@
+/**
+ * The migrations in their order: a static map, so that a packaged or moved installation finds them without
+ * scanning a folder. Released ones are never edited; a change of the schema is a new one at the end.
+ */
+import type { Knex } from 'knex';
+import * as tokens from './0001-tokens.ts';
+import * as accounts from './0002-accounts.ts';
+import * as lastUse from './0003-last-use.ts';
+
+export interface Migration {
+  up(knex: Knex): Promise<void>;
+  /** The tables that `up` creates. */
+  tables: readonly string[];
+}
+
+export const migrations: ReadonlyMap<string, Migration> = new Map([
+  ['0001-tokens', { up: tokens.up, tables: ['OidcToken'] }],
+  ['0002-accounts', { up: accounts.up, tables: ['OidcUser'] }],
+  ['0003-last-use', { up: lastUse.up, tables: [] }],
+]);

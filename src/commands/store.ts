@@ -1,0 +1,79 @@
+/** What the commands need of the database, and the two that are about the database itself. */
+import { type Accounts, createAccounts } from '../accounts/accounts.ts';
+import { type Configuration, loadConfiguration } from '../config/load.ts';
+import { createLogger } from '../log.ts';
+import { deleteExpired } from '../store/cleanup.ts';
+import { type Database, openDatabase } from '../store/database.ts';
+import { createTokens, type Tokens } from '../store/tokens.ts';
+import { CommandError, exitCodes } from './exit.ts';
+import type { CommandIo } from './io.ts';
+
+export interface Store extends AsyncDisposable {
+  readonly configuration: Configuration;
+  readonly db: Database;
+  readonly accounts: Accounts;
+  readonly tokens: Tokens;
+}
+
+/**
+ * Opens the database that the configuration names. Its log goes nowhere: what a command has to say it says itself.
+ *
+ * @throws {ConfigurationError}
+ * @throws {ServerError} ERR_DATABASE_UNAVAILABLE
+ */
+export async function openStore(directory: string, { env, now }: CommandIo): Promise<Store> {
+  const configuration = await loadConfiguration(directory, { env });
+  const log = createLogger({ level: 'silent', format: 'json' });
+  const db = await openDatabase({ client: 'sqlite', file: configuration.server.Database.File, log, now });
+  return {
+    configuration,
+    db,
+    accounts: createAccounts({ db: db.knex, now }),
+    tokens: createTokens({ db, now }),
+    [Symbol.asyncDispose]: () => db[Symbol.asyncDispose](),
+  };
+}
+
+/** As {@link openStore}, for commands that work on what is there: a database that is behind is refused. */
+export async function openMigratedStore(directory: string, io: CommandIo): Promise<Store> {
+  const store = await openStore(directory, io);
+  try {
+    const pending = await store.db.pendingMigrations();
+    if (pending.length === 0) return store;
+    throw new CommandError(
+      exitCodes.configuration,
+      `the database lacks the migrations ${pending.join(', ')}`,
+      {
+        hint: 'run "postern migrate", or start the server once',
+      },
+    );
+  } catch (err) {
+    await store[Symbol.asyncDispose]();
+    throw err;
+  }
+}
+
+/** Brings the database up to date as a start of the server would, or with `plan` only says what is missing. */
+export async function migrate(directory: string, { plan }: { plan?: boolean }, io: CommandIo): Promise<void> {
+  await using store = await openStore(directory, io);
+  if (plan) {
+    const pending = await store.db.pendingMigrations();
+    io.stdout.write(
+      pending.length === 0 ? 'nothing to migrate\n' : pending.map((name) => `${name}\n`).join(''),
+    );
+    return;
+  }
+  const applied = await store.db.migrate();
+  for (const name of applied) io.stdout.write(`applied ${name}\n`);
+  if (applied.length === 0) io.stdout.write('nothing to migrate\n');
+  // With the table come the demo accounts, here as at a start: whichever is first is the only one to add them.
+  const added = await store.accounts.seed(store.configuration.demoAccounts);
+  if (added.length > 0) io.stdout.write(`added the demo accounts ${added.join(', ')}\n`);
+}
+
+/** Deletes what has expired, as the server's own job does. */
+export async function cleanUp(directory: string, io: CommandIo): Promise<void> {
+  await using store = await openMigratedStore(directory, io);
+  const deleted = await deleteExpired(store.db, io.now());
+  io.stdout.write(`deleted ${deleted} expired ${deleted === 1 ? 'row' : 'rows'}\n`);
+}

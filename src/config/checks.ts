@@ -1,0 +1,341 @@
+/** What must hold across properties and files, beyond what the schemas say. Pure; all findings are returned. */
+import type { Finding } from './read.ts';
+import { suggest } from './read.ts';
+import {
+  type ClientRegistration,
+  identityScopes,
+  isFrontChannelFlow,
+  isInteractiveFlow,
+  isLoopback,
+  offlineAccess,
+  type ResourceRegistration,
+} from './schema.ts';
+
+/** The name of no identity provider: the login page. */
+export const localLogin = 'local';
+
+/** What a client's registration may refer to. */
+export interface Surroundings {
+  /** Every scope of a resource, and the name of that resource where it is disabled. Undefined: not known for sure. */
+  readonly resourceScopes: ReadonlyMap<string, { readonly disabledResource: string | undefined }> | undefined;
+  readonly providers: ReadonlySet<string>;
+}
+
+/**
+ * Everything that is wrong with a client's registration.
+ *
+ * @param broken properties that have been found wrong by themselves: what follows from them is not reported
+ */
+export function checkClient(
+  client: ClientRegistration,
+  surroundings: Surroundings,
+  broken: ReadonlySet<string>,
+): Finding[] {
+  return [
+    ...(broken.has('Flow') ? [] : checkFlow(client)),
+    ...(broken.has('Flow') || broken.has('ClientSecrets') ? [] : checkPkce(client)),
+    ...checkRedirects(client),
+    ...checkScopes(client, surroundings),
+    ...checkIdentityProviders(client, surroundings),
+    ...checkRefreshTokens(client),
+  ];
+}
+
+function isInteractive({ Flow }: ClientRegistration): boolean {
+  return isInteractiveFlow(Flow);
+}
+
+/** Flows of clients that cannot keep a secret. */
+function needsSecret(flow: string): boolean {
+  return !flow.endsWith('WithProofKey') && flow !== 'Implicit';
+}
+
+/** A client without a secret cannot prove who it is. */
+function isPublic({ ClientSecrets }: Pick<ClientRegistration, 'ClientSecrets'>): boolean {
+  return ClientSecrets.length === 0;
+}
+
+/** Whether requests of the client must use PKCE (RFC 7636), said or by default. */
+export function requiresPkce({
+  RequirePkce,
+  Flow,
+}: Pick<ClientRegistration, 'Flow' | 'RequirePkce'>): boolean {
+  return RequirePkce ?? Flow.endsWith('WithProofKey');
+}
+
+function* checkFlow(client: ClientRegistration): Generator<Finding> {
+  const { Flow, EnableLocalLogin, ClientCredentialsSubject, RedirectUris } = client;
+  if (isInteractive(client) && RedirectUris.length === 0) {
+    yield { path: 'RedirectUris', message: `Flow ${Flow} needs at least one redirect URI` };
+  }
+  if (needsSecret(Flow) && isPublic(client)) {
+    yield {
+      path: 'ClientSecrets',
+      message: `Flow ${Flow} needs a secret`,
+      hint: isInteractive(client)
+        ? 'add one; a client that cannot keep a secret uses AuthorizationCodeWithProofKey'
+        : 'add one',
+    };
+  }
+  if (!isInteractive(client) && !EnableLocalLogin) {
+    yield {
+      path: 'EnableLocalLogin',
+      message: `Flow ${Flow} needs EnableLocalLogin true: a client that goes straight to the token endpoint signs in locally`,
+      hint: 'set EnableLocalLogin to true, as DPM required for every non-interactive client',
+    };
+  }
+  if (Flow !== 'ClientCredentials' && ClientCredentialsSubject !== 'None') {
+    yield {
+      path: 'ClientCredentialsSubject',
+      message: `applies to Flow ClientCredentials, and this is ${Flow}`,
+    };
+  }
+}
+
+function* checkPkce(client: ClientRegistration): Generator<Finding> {
+  const isExposed = client.RedirectUris.some((uri) => !isLoopback(URL.parse(uri) ?? { hostname: '' }));
+  if (client.Flow.endsWith('WithProofKey') && isPublic(client) && !requiresPkce(client) && isExposed) {
+    yield {
+      path: 'RequirePkce',
+      message:
+        'a client without a secret may do without PKCE only if every redirect URI is on this machine (loopback)',
+      hint: 'set RequirePkce to true, or give the client a secret',
+    };
+  }
+}
+
+function* checkRedirects(client: ClientRegistration): Generator<Finding> {
+  const { RedirectUris, PostLogoutRedirectUris, ApplicationType } = client;
+  for (const [property, uris] of Object.entries({ RedirectUris, PostLogoutRedirectUris })) {
+    for (const [index, uri] of uris.entries()) {
+      const message = findRedirectProblem(uri, ApplicationType, isFrontChannelFlow(client.Flow));
+      if (message !== undefined) yield { path: `${property}[${index}]`, message };
+    }
+  }
+}
+
+/** What is wrong with a redirect URI (RFC 9700 section 2.1, RFC 8252 section 7); undefined if nothing. */
+function findRedirectProblem(
+  uri: string,
+  type: ClientRegistration['ApplicationType'],
+  isLegacy: boolean,
+): string | undefined {
+  const url = URL.parse(uri);
+  if (/[\s\\]/.test(uri)) return 'must contain neither blanks nor backslashes';
+  if (uri.includes('*')) return 'must not contain a wildcard: redirect URIs are compared exactly';
+  if (url === null) return 'must be an absolute URI';
+  if (uri.includes('#')) return 'must not have a fragment';
+  if (url.username !== '' || url.password !== '') return 'must not contain a user name or a password';
+
+  if (url.protocol === 'https:' || url.protocol === 'http:') {
+    if (!/^https?:\/\/[^/]/i.test(uri)) return 'must be an absolute URI';
+    // The three names that the engine accepts for native clients.
+    const isNativeLoopback = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(url.hostname);
+    if (url.protocol === 'https:') {
+      return type === 'Native' && isNativeLoopback
+        ? 'must be http, as it is on the machine of the user'
+        : undefined;
+    }
+    if (type === 'Native' ? isNativeLoopback : isLoopback(url) || isLegacy) return undefined;
+    return 'must be https; http is for localhost, 127.0.0.1 and [::1]';
+  }
+  if (type === 'Web') return 'must be https; a scheme of its own needs ApplicationType Native';
+  // RFC 8252 section 8.4: a scheme without a dot cannot belong to anybody; that leaves out javascript: and data: too.
+  return url.protocol.includes('.')
+    ? undefined
+    : 'must be https, http on this machine, or a private scheme that is a reversed domain, such as com.example.app:/callback';
+}
+
+function* checkScopes(
+  { Flow, AllowedScopes }: ClientRegistration,
+  { resourceScopes }: Surroundings,
+): Generator<Finding> {
+  if (Flow === 'Implicit' && !AllowedScopes.includes('openid')) {
+    yield {
+      path: 'AllowedScopes',
+      message: 'Flow Implicit needs openid: an access token alone (response_type token) is not offered',
+      hint: 'add openid and have the client ask for "id_token token", or change Flow to AuthorizationCodeWithProofKey',
+    };
+  }
+  for (const [index, scope] of AllowedScopes.entries()) {
+    const path = `AllowedScopes[${index}]`;
+    if (scope in identityScopes || scope === offlineAccess) {
+      if (Flow === 'Implicit' && scope === offlineAccess) {
+        yield { path, message: 'Flow Implicit has no code, so it cannot have refresh tokens' };
+      }
+      if (Flow === 'ClientCredentials') {
+        yield { path, message: `Flow ClientCredentials has no user, so it cannot have the scope ${scope}` };
+      }
+      continue;
+    }
+    const found = resourceScopes?.get(scope);
+    if (resourceScopes === undefined || (found !== undefined && found.disabledResource === undefined))
+      continue;
+    if (found !== undefined) {
+      yield {
+        path,
+        message: `the scope ${scope} belongs to the resource ${found.disabledResource}, which is disabled`,
+      };
+    } else {
+      const known = [...Object.keys(identityScopes), offlineAccess, ...resourceScopes.keys()];
+      yield { path, message: `there is no scope ${scope}`, ...suggest(scope, known) };
+    }
+  }
+}
+
+function* checkIdentityProviders(
+  client: ClientRegistration,
+  { providers }: Surroundings,
+): Generator<Finding> {
+  const { IdentityProviderRestrictions: names, EnableLocalLogin } = client;
+  for (const [index, name] of names.entries()) {
+    if (name === localLogin || providers.has(name)) continue;
+    yield {
+      path: `IdentityProviderRestrictions[${index}]`,
+      message: `there is no identity provider ${name}`,
+      ...suggest(name, [...providers, localLogin]),
+    };
+  }
+  if (!names.includes(localLogin)) return;
+  if (names.length > 1) {
+    yield {
+      path: 'IdentityProviderRestrictions',
+      message: 'local means no identity provider at all, so it stands alone',
+    };
+  } else if (isInteractive(client) && !EnableLocalLogin) {
+    yield {
+      path: 'EnableLocalLogin',
+      message:
+        'nobody can sign in: IdentityProviderRestrictions is local alone, and EnableLocalLogin is false',
+      hint: 'set EnableLocalLogin to true',
+    };
+  }
+}
+
+function* checkRefreshTokens(client: ClientRegistration): Generator<Finding> {
+  const { RefreshTokenExpiration, SlidingRefreshTokenLifetime, AbsoluteRefreshTokenLifetime } = client;
+  if (AbsoluteRefreshTokenLifetime === 0) {
+    if (RefreshTokenExpiration === 'Sliding') return;
+    yield {
+      path: 'AbsoluteRefreshTokenLifetime',
+      message: '0 means no end, and RefreshTokenExpiration Absolute needs one',
+      hint: 'give a lifetime in seconds, or set RefreshTokenExpiration to Sliding',
+    };
+    return;
+  }
+  // Under Absolute the sliding lifetime has no effect, and its default may well be the longer one.
+  if (RefreshTokenExpiration === 'Sliding' && SlidingRefreshTokenLifetime > AbsoluteRefreshTokenLifetime) {
+    yield {
+      path: 'SlidingRefreshTokenLifetime',
+      message: `${SlidingRefreshTokenLifetime} s is longer than AbsoluteRefreshTokenLifetime, ${AbsoluteRefreshTokenLifetime} s`,
+    };
+  }
+}
+
+/** Where a client is allowed what RFC 9700 advises against; each names the property that ends it. */
+export function findDeviations(clientId: string, client: ClientRegistration): Finding[] {
+  if (!client.Enabled) return [];
+  const deviations: Finding[] = [];
+  if (client.Flow === 'ResourceOwner') {
+    deviations.push({
+      path: 'Flow',
+      message: `${clientId} sees the passwords of its users (RFC 9700 section 2.4)`,
+      hint: 'change Flow to AuthorizationCodeWithProofKey once the client opens a browser',
+    });
+  }
+  if (client.Flow === 'Implicit' || (isFrontChannelFlow(client.Flow) && client.AllowAccessTokensViaBrowser)) {
+    deviations.push({
+      path: 'Flow',
+      message: `${clientId} gets tokens in the address of the browser (RFC 9700 section 2.1.2)`,
+      hint: 'change Flow to AuthorizationCodeWithProofKey, or with Hybrid set AllowAccessTokensViaBrowser to false',
+    });
+  }
+  if (
+    client.RedirectUris.some(
+      (uri) => uri.startsWith('http:') && !isLoopback(URL.parse(uri) ?? { hostname: '' }),
+    )
+  ) {
+    deviations.push({
+      path: 'RedirectUris',
+      message: `${clientId} gets its answers over http (RFC 9700 section 2.6)`,
+      hint: 'serve the client over https',
+    });
+  }
+  if (client.AbsoluteRefreshTokenLifetime === 0 && client.AllowedScopes.includes(offlineAccess)) {
+    deviations.push({
+      path: 'AbsoluteRefreshTokenLifetime',
+      message: `${clientId} keeps a sign-in for ever by using it (OWASP ASVS 10.4.8)`,
+      hint: 'set AbsoluteRefreshTokenLifetime to the longest time without a password that you accept',
+    });
+  }
+  if (!isInteractive(client) || !isPublic(client)) return deviations;
+  if (!requiresPkce(client)) {
+    deviations.push({
+      path: 'RequirePkce',
+      message: `${clientId} has no secret and need not use PKCE (RFC 9700 section 2.1.1)`,
+      hint: 'set RequirePkce to true once the client sends a code_challenge',
+    });
+  }
+  if (client.RefreshTokenUsage === 'ReUse' && client.AllowedScopes.includes(offlineAccess)) {
+    deviations.push({
+      path: 'RefreshTokenUsage',
+      message: `${clientId} has no secret and keeps its refresh tokens (RFC 9700 section 4.14.2)`,
+      hint: 'set RefreshTokenUsage to OneTimeOnly once the client stores the new one each time',
+    });
+  }
+  return deviations;
+}
+
+/** The scopes of a resource; one named like it unless it says otherwise. */
+export function scopeNames(name: string, { Scopes }: Pick<ResourceRegistration, 'Scopes'>): string[] {
+  return Scopes?.map((scope) => scope.Name) ?? [name];
+}
+
+/**
+ * Everything that is wrong with a resource among the others.
+ *
+ * @param owners the resources that were checked before, by scope; those of this one are added
+ */
+export function checkResource(
+  name: string,
+  resource: ResourceRegistration,
+  { owners, clientIds }: { owners: Map<string, string>; clientIds: ReadonlySet<string> },
+): Finding[] {
+  const findings: Finding[] = [];
+  if (clientIds.has(name)) {
+    findings.push({
+      path: '',
+      message: `the resource ${name} has the name of a client`,
+      hint: 'both would authenticate with the same name; rename one of them',
+    });
+  }
+  if (resource.Scopes === undefined && !/^[\x21\x23-\x5b\x5d-\x7e]+$/.test(name)) {
+    findings.push({ path: 'Scopes', message: `is required, since ${name} cannot be the name of a scope` });
+  }
+  for (const [index, scope] of scopeNames(name, resource).entries()) {
+    const path = resource.Scopes === undefined ? '' : `Scopes[${index}].Name`;
+    const owner = owners.get(scope);
+    if (scope in identityScopes || scope === offlineAccess) {
+      findings.push({
+        path,
+        message: `${scope} is a scope of OpenID Connect and cannot belong to a resource`,
+      });
+    } else if (owner !== undefined) {
+      findings.push({ path, message: `the scope ${scope} belongs to the resource ${owner} already` });
+    } else {
+      owners.set(scope, name);
+    }
+  }
+  return findings;
+}
+
+/** Why a file name, without .json, cannot be used on every system; undefined if it can. */
+export function findFileNameProblem(name: string): string | undefined {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: Windows forbids them.
+  if (/[<>:"/\\|?*\u0000-\u001f\u007f]/.test(name))
+    return 'has a character that is not allowed on every system';
+  if (/^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)/i.test(name)) return 'is reserved on Windows';
+  if (/^ |[. ]$/.test(name)) return 'begins with a blank or ends with a blank or a dot';
+  if (name.length > 100) return 'is longer than 100 characters';
+  return undefined;
+}

@@ -1,0 +1,561 @@
+/**
+ * From the folder of config files to one snapshot: read everything, check everything, report everything at
+ * once; only a configuration without a single issue comes out, frozen.
+ */
+import { createHash } from 'node:crypto';
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { readdir, readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { z } from 'zod';
+import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
+import {
+  checkClient,
+  checkResource,
+  findDeviations,
+  findFileNameProblem,
+  localLogin,
+  requiresPkce,
+  scopeNames,
+} from './checks.ts';
+import { type Checked, check, type Finding, parseJson } from './read.ts';
+import {
+  ClientRegistration,
+  type DemoAccount,
+  DemoAccounts,
+  isLoopback,
+  ProviderRegistration,
+  ResourceRegistration,
+  type Secret,
+  type SecretReference,
+  ServerSettings,
+} from './schema.ts';
+
+type DeepReadonly<T> = T extends object ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> } : T;
+
+/** A secret as it is kept: never the secret itself. */
+export interface SecretHash {
+  /** Base64. */
+  hash: string;
+  algorithm: 'sha256' | 'sha512';
+  /** Seconds since the epoch; undefined never ends. */
+  expiresAt?: number;
+  description?: string;
+}
+
+/** The settings with absolute paths, and with the secrets that the server itself needs. */
+export type Server = DeepReadonly<
+  Omit<ServerSettings, '$schema' | 'CookieKeys' | 'OidcSigningCertificate'> & {
+    OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
+    CookieKeys?: string[];
+  }
+>;
+
+/** A client's registration, complete. */
+export type Client = DeepReadonly<
+  Omit<ClientRegistration, '$schema' | 'ClientSecrets'> & {
+    ClientId: string;
+    ClientName: string;
+    ClientSecrets: SecretHash[];
+    RequirePkce: boolean;
+  }
+>;
+
+/** A resource's registration, complete. */
+export type Resource = DeepReadonly<
+  Omit<ResourceRegistration, '$schema' | 'Secrets'> & {
+    Name: string;
+    Audience: string;
+    Scopes: NonNullable<ResourceRegistration['Scopes']>;
+    Secrets: SecretHash[];
+  }
+>;
+
+/** An identity provider's registration. */
+export type Provider = DeepReadonly<WithoutSchema<ProviderRegistration> & { Name: string }>;
+
+/** A snapshot of the config files. Nothing in it changes. */
+export interface Configuration {
+  /** Absolute path of the folder. */
+  readonly directory: string;
+  /** SHA-256, in hexadecimal, over all files that were read: equal snapshots have equal hashes. */
+  readonly hash: string;
+  readonly server: Server;
+  /** By client id, the disabled ones too. */
+  readonly clients: ReadonlyMap<string, Client>;
+  /** By name, the disabled ones too. */
+  readonly resources: ReadonlyMap<string, Resource>;
+  /** By name, the disabled ones too. */
+  readonly providers: ReadonlyMap<string, Provider>;
+  /** In Development only. */
+  readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
+  /** Where clients are allowed what RFC 9700 advises against. */
+  readonly deviations: readonly ConfigurationIssue[];
+}
+
+/** The secrets of the shipped development set: everybody knows them. */
+const demoSecrets = ['mvc-secret', 'desk-secret', 'batch-secret', 'batch-ref-secret', 'web-api-secret'];
+const demoHashes: ReadonlySet<string> = new Set(
+  demoSecrets.flatMap((secret) => [hashOf('sha256', secret), hashOf('sha512', secret)]),
+);
+const shortestCookieKey = 32;
+
+/** A config file, read and put through its schema. */
+interface ConfigFile<Output> extends Checked<Output> {
+  /** Path for people. */
+  readonly file: string;
+  /** The file's name without .json. */
+  readonly name: string;
+}
+
+/**
+ * Loads and checks the config files of a folder, with all secrets that they refer to.
+ *
+ * Relative paths in the files start at the folder that contains `directory`.
+ *
+ * @throws {ConfigurationError} ERR_CONFIG_INVALID, with every issue of every file
+ */
+export async function loadConfiguration(
+  directory: string,
+  { env }: { env: Readonly<Record<string, string | undefined>> },
+): Promise<Configuration> {
+  const root = resolve(directory);
+  const home = dirname(root);
+  const issues: ConfigurationIssue[] = [];
+  const digest = createHash('sha256');
+  const reader = { label: directory.replace(/[\\/]+$/, ''), root, issues, digest };
+
+  const serverFile = await readOne(reader, 'server.json', ServerSettings, { PublicUrl: 'http://localhost' });
+  const accountsFile = await readOne(reader, 'accounts.json', DemoAccounts);
+  const clientFiles = await readFolder(reader, 'clients', ClientRegistration, {
+    Flow: 'AuthorizationCodeWithProofKey',
+  });
+  const resourceFiles = await readFolder(reader, 'resources', ResourceRegistration);
+  const providerFiles = await readFolder(reader, 'providers', ProviderRegistration);
+
+  if (serverFile === undefined) {
+    issues.push({ file: `${reader.label}/server.json`, path: '', message: 'is missing' });
+  }
+  const mode = findMode(serverFile);
+  const secrets = { env, home, mode, digest };
+
+  const server = completeServer(serverFile, secrets, issues);
+  if (mode.strictBecause !== undefined && accountsFile !== undefined) {
+    const message = `demo accounts are refused ${mode.strictBecause}`;
+    issues.push({ file: accountsFile.file, path: '', message, hint: 'remove the file' });
+  }
+
+  const clientIds = new Map<string, string>();
+  for (const { file, name, value } of clientFiles) {
+    const clientId = value?.ClientId ?? name;
+    const other = clientIds.get(clientId);
+    if (other !== undefined)
+      issues.push({ file, path: 'ClientId', message: `${other} is the client ${clientId} too` });
+    else clientIds.set(clientId, file);
+  }
+
+  const owners = new Map<string, string>();
+  const resources = new Map<string, Resource>();
+  for (const source of resourceFiles) {
+    const { name, value } = source;
+    if (value === undefined) continue;
+    const report = reporter(source, issues);
+    for (const finding of checkResource(name, value, { owners, clientIds: new Set(clientIds.keys()) }))
+      report(finding);
+    resources.set(name, completeResource(name, value, server?.PublicUrl ?? '', secrets, report));
+  }
+
+  const areScopesKnown = resourceFiles.every(
+    ({ value, broken }) => value !== undefined && !broken.has('Scopes'),
+  );
+  const resourceScopes = new Map(
+    resourceFiles.flatMap(({ name, value }) =>
+      value === undefined
+        ? []
+        : scopeNames(name, value).map(
+            (scope) => [scope, { disabledResource: value.Enabled ? undefined : name }] as const,
+          ),
+    ),
+  );
+  const surroundings = {
+    resourceScopes: areScopesKnown ? resourceScopes : undefined,
+    providers: new Set(providerFiles.map(({ name }) => name)),
+  };
+  const clients = new Map<string, Client>();
+  const deviations: ConfigurationIssue[] = [];
+  for (const source of clientFiles) {
+    const { file, name, value } = source;
+    if (value === undefined) continue;
+    const report = reporter(source, issues);
+    for (const finding of checkClient(value, surroundings, source.broken)) report(finding);
+    const client = completeClient(name, value, secrets, report);
+    clients.set(client.ClientId, client);
+    deviations.push(...findDeviations(client.ClientId, value).map((finding) => ({ file, ...finding })));
+  }
+
+  const providers = new Map<string, Provider>();
+  for (const { file, name, value } of providerFiles) {
+    // IdentityServer3's tokens call the local sign-in idsrv.
+    if (name.toLowerCase() === localLogin || name.toLowerCase() === 'idsrv') {
+      issues.push({
+        file,
+        path: '',
+        message: `${name} is the name of the local sign-in`,
+        hint: 'rename the file',
+      });
+    }
+    if (value !== undefined) providers.set(name, { ...withoutSchema(value), Name: name });
+  }
+
+  if (issues.length > 0 || server === undefined) {
+    throw new ConfigurationError(issues.toSorted((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : 0)));
+  }
+  return freeze({
+    directory: root,
+    hash: digest.digest('hex'),
+    server,
+    clients,
+    resources,
+    providers,
+    demoAccounts: accountsFile?.value?.Accounts ?? [],
+    deviations,
+  });
+}
+
+interface Reader {
+  /** The folder as the operator named it. */
+  label: string;
+  root: string;
+  issues: ConfigurationIssue[];
+  digest: ReturnType<typeof createHash>;
+}
+
+async function readOne<Schema extends z.ZodType>(
+  { label, root, issues, digest }: Reader,
+  path: string,
+  schema: Schema,
+  standIns?: Readonly<Record<string, unknown>>,
+): Promise<ConfigFile<z.output<Schema>> | undefined> {
+  const file = `${label}/${path}`;
+  const name = path.replace(/^.*\//, '').replace(/\.json$/i, '');
+  const failed = { file, name, value: undefined, findings: [], broken: new Set<string>() };
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(`${root}/${path}`);
+  } catch (err) {
+    if (isMissing(err) && !path.includes('/')) return undefined;
+    issues.push({ file, path: '', message: `cannot be read (${describeFileError(err)})` });
+    return failed;
+  }
+  digest.update(`${path}\0${bytes.length}\0`).update(bytes);
+  const { value, findings } = parseJson(bytes);
+  if (findings.length > 0) {
+    issues.push(...findings.map((finding) => ({ file, ...finding })));
+    return failed;
+  }
+  const checked = check(schema, value, standIns);
+  issues.push(...checked.findings.map((finding) => ({ file, ...finding })));
+  return { file, name, ...checked };
+}
+
+async function readFolder<Schema extends z.ZodType>(
+  reader: Reader,
+  folder: string,
+  schema: Schema,
+  standIns?: Readonly<Record<string, unknown>>,
+): Promise<ConfigFile<z.output<Schema>>[]> {
+  let names: string[];
+  try {
+    names = (await readdir(`${reader.root}/${folder}`)).filter(isConfigFile).sort();
+  } catch (err) {
+    if (!isMissing(err)) {
+      const message = `cannot be read (${describeFileError(err)})`;
+      reader.issues.push({ file: `${reader.label}/${folder}`, path: '', message });
+    }
+    return [];
+  }
+
+  const files: ConfigFile<z.output<Schema>>[] = [];
+  const byLowerCase = new Map<string, string>();
+  const wayOut =
+    folder === 'clients' ? 'rename the file and write the id inside, as ClientId' : 'rename the file';
+  for (const fileName of names) {
+    const file = await readOne(reader, `${folder}/${fileName}`, schema, standIns);
+    if (file === undefined) continue;
+    const twin = byLowerCase.get(file.name.toLowerCase());
+    const problem =
+      findFileNameProblem(file.name) ??
+      (twin === undefined ? undefined : `differs from ${twin} only by case`);
+    if (problem !== undefined) {
+      reader.issues.push({
+        file: file.file,
+        path: '',
+        message: `the name of the file ${problem}`,
+        hint: wayOut,
+      });
+    }
+    byLowerCase.set(file.name.toLowerCase(), fileName);
+    files.push(file);
+  }
+  return files;
+}
+
+/** Files that editors leave beside the real ones begin with a dot or end otherwise. */
+export function isConfigFile(fileName: string): boolean {
+  return /^[^.].*\.json$/i.test(fileName);
+}
+
+interface Mode {
+  /** True where demo accounts, plain secrets and generated keys are admitted. */
+  readonly isDevelopment: boolean;
+  /** Why what is for Development only is refused, as the end of a sentence; undefined where it is not. */
+  readonly strictBecause: string | undefined;
+}
+
+function findMode(serverFile: ConfigFile<ServerSettings> | undefined): Mode {
+  const server = serverFile?.value;
+  // Without knowing, every complaint could be a false one; the server does not start anyway.
+  if (server === undefined || serverFile?.broken.has('Environment')) {
+    return { isDevelopment: true, strictBecause: undefined };
+  }
+  if (server.Environment !== 'Development')
+    return { isDevelopment: false, strictBecause: 'outside Development' };
+  if (serverFile?.broken.has('PublicUrl') || isLoopback(new URL(server.PublicUrl)))
+    return { isDevelopment: true, strictBecause: undefined };
+  return { isDevelopment: false, strictBecause: 'with a PublicUrl that is not on this machine' };
+}
+
+interface SecretSources {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Folder where relative paths start. */
+  readonly home: string;
+  readonly mode: Mode;
+  readonly digest: ReturnType<typeof createHash>;
+}
+
+type Report = (finding: Finding) => void;
+
+/** Reports findings of a file, but for those about a property that has been found broken already. */
+function reporter(
+  { file, broken }: Pick<ConfigFile<unknown>, 'broken' | 'file'>,
+  issues: ConfigurationIssue[],
+): Report {
+  return (finding) => {
+    const [property = ''] = finding.path.split(/[.[]/);
+    if (!broken.has(property)) issues.push({ file, ...finding });
+  };
+}
+
+function completeServer(
+  source: ConfigFile<ServerSettings> | undefined,
+  secrets: SecretSources,
+  issues: ConfigurationIssue[],
+): Server | undefined {
+  if (source?.value === undefined) return undefined;
+  const report = reporter(source, issues);
+  const { OidcSigningCertificate, CookieKeys, ...settings } = withoutSchema(source.value);
+  const { home, mode } = secrets;
+
+  for (const [property, value] of Object.entries({ OidcSigningCertificate, CookieKeys })) {
+    if (value !== undefined || mode.strictBecause === undefined) continue;
+    report({ path: property, message: `is required ${mode.strictBecause}` });
+  }
+  const existing = (file: string, path: string): string => {
+    const absolute = resolve(home, file);
+    try {
+      accessSync(absolute, constants.R_OK);
+    } catch (err) {
+      report({ path, message: `${absolute} cannot be read (${describeFileError(err)})` });
+    }
+    return absolute;
+  };
+  const cookieKeys = CookieKeys?.map((reference, index) => {
+    const path = `CookieKeys[${index}]`;
+    const key = resolveSecret(reference, path, secrets, report);
+    if (key !== undefined && key.length < shortestCookieKey) {
+      report({ path, message: `is shorter than ${shortestCookieKey} characters` });
+    }
+    return key ?? '';
+  });
+
+  return {
+    ...settings,
+    Database: { ...settings.Database, File: resolve(home, settings.Database.File) },
+    DataFolder: resolve(home, settings.DataFolder),
+    Branding: {
+      ...settings.Branding,
+      ...(settings.Branding.LogoFile === undefined
+        ? undefined
+        : { LogoFile: existing(settings.Branding.LogoFile, 'Branding.LogoFile') }),
+    },
+    ...(OidcSigningCertificate === undefined
+      ? undefined
+      : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, existing, secrets, report) }),
+    ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
+  };
+}
+
+function completeCertificate(
+  { CertificateFile, KeyFile, Passphrase }: NonNullable<ServerSettings['OidcSigningCertificate']>,
+  existing: (file: string, path: string) => string,
+  secrets: SecretSources,
+  report: Report,
+): NonNullable<Server['OidcSigningCertificate']> {
+  const passphrase =
+    Passphrase === undefined
+      ? undefined
+      : resolveSecret(Passphrase, 'OidcSigningCertificate.Passphrase', secrets, report);
+  return {
+    KeyFile: existing(KeyFile, 'OidcSigningCertificate.KeyFile'),
+    ...(CertificateFile === undefined
+      ? undefined
+      : { CertificateFile: existing(CertificateFile, 'OidcSigningCertificate.CertificateFile') }),
+    ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+  };
+}
+
+function completeClient(
+  name: string,
+  value: ClientRegistration,
+  secrets: SecretSources,
+  report: Report,
+): Client {
+  const ClientId = value.ClientId ?? name;
+  return {
+    ...withoutSchema(value),
+    ClientId,
+    ClientName: value.ClientName ?? ClientId,
+    ClientSecrets: hashSecrets(value.ClientSecrets, 'ClientSecrets', secrets, report),
+    RequirePkce: requiresPkce(value),
+  };
+}
+
+function completeResource(
+  name: string,
+  value: ResourceRegistration,
+  publicUrl: string,
+  secrets: SecretSources,
+  report: Report,
+): Resource {
+  const standard = value.TokenLayout === 'IdentityServer3' ? `${publicUrl}/resources` : name;
+  return {
+    ...withoutSchema(value),
+    Name: name,
+    Audience: value.Audience ?? standard,
+    Scopes: value.Scopes ?? [
+      { Name: name, Required: false, Emphasize: false, ShowInDiscoveryDocument: true, Claims: [] },
+    ],
+    Secrets: hashSecrets(value.Secrets, 'Secrets', secrets, report),
+  };
+}
+
+function hashSecrets(
+  list: readonly Secret[],
+  path: string,
+  sources: SecretSources,
+  report: Report,
+): SecretHash[] {
+  return list.flatMap(({ Value, Expiration, Description }, index) => {
+    const at = `${path}[${index}].Value`;
+    const hash = hashSecret(Value, at, sources, report);
+    if (hash === undefined) return [];
+    if (sources.mode.strictBecause !== undefined && demoHashes.has(hash.hash)) {
+      report({
+        path: at,
+        message: `is a secret of the development set, which is refused ${sources.mode.strictBecause}`,
+        hint: 'make a secret of your own',
+      });
+    }
+    return {
+      ...hash,
+      ...(Expiration === undefined ? undefined : { expiresAt: Math.floor(Date.parse(Expiration) / 1000) }),
+      ...(Description === undefined ? undefined : { description: Description }),
+    };
+  });
+}
+
+function hashSecret(
+  value: Secret['Value'],
+  path: string,
+  sources: SecretSources,
+  report: Report,
+): Pick<SecretHash, 'algorithm' | 'hash'> | undefined {
+  if (typeof value === 'string') {
+    const bytes = Buffer.from(value, 'base64');
+    return { hash: bytes.toString('base64'), algorithm: bytes.length === 32 ? 'sha256' : 'sha512' };
+  }
+  const secret = resolveSecret(value, path, sources, report);
+  return secret === undefined ? undefined : { hash: hashOf('sha256', secret), algorithm: 'sha256' };
+}
+
+/** The secret behind a reference; where there is none, that is reported and the result undefined. */
+function resolveSecret(
+  reference: SecretReference,
+  path: string,
+  { env, home, mode, digest }: SecretSources,
+  report: Report,
+): string | undefined {
+  if ('env' in reference) {
+    const value = env[reference.env];
+    if (value) return value;
+    report({ path, message: `the environment variable ${reference.env} is not set` });
+  } else if ('file' in reference) {
+    const file = resolve(home, reference.file);
+    try {
+      const value = readFileSync(file, 'utf8')
+        .replace(/^\ufeff/, '')
+        .replace(/[\r\n]+$/, '');
+      digest.update(`secret\0${value.length}\0${value}`);
+      if (value !== '') return value;
+      report({ path, message: `${file} is empty` });
+    } catch (err) {
+      report({ path, message: `${file} cannot be read (${describeFileError(err)})` });
+    }
+  } else if (mode.strictBecause === undefined) {
+    return reference.plain;
+  } else {
+    report({
+      path,
+      message: `a plain secret is refused ${mode.strictBecause}`,
+      hint: 'use { "env": "NAME" } or { "file": "path" }',
+    });
+  }
+  return undefined;
+}
+
+function hashOf(algorithm: 'sha256' | 'sha512', secret: string): string {
+  return createHash(algorithm).update(secret).digest('base64');
+}
+
+function isMissing(err: unknown): boolean {
+  return (err as NodeJS.ErrnoException).code === 'ENOENT';
+}
+
+function describeFileError(err: unknown): string {
+  const { code } = err as NodeJS.ErrnoException;
+  if (code === 'ENOENT') return 'there is no such file';
+  return code === 'EACCES' ? 'permission denied' : (code ?? 'unknown error');
+}
+
+/** What a file says but for the reference to its schema. */
+function withoutSchema<Value extends { $schema?: string | undefined }>(value: Value): WithoutSchema<Value> {
+  const { $schema: _, ...rest } = value;
+  return rest as WithoutSchema<Value>;
+}
+
+/** Distributes over unions, as Omit does not. */
+type WithoutSchema<Value> = Value extends unknown ? Omit<Value, '$schema'> : never;
+
+/** Freezes a value with everything in it; maps refuse to be changed from then on. */
+function freeze<Value>(value: Value): Value {
+  if (typeof value !== 'object' || value === null || Object.isFrozen(value)) return value;
+  if (value instanceof Map) {
+    for (const member of value.values()) freeze(member);
+    const refuse = () => {
+      throw new TypeError('a configuration does not change');
+    };
+    for (const name of ['set', 'delete', 'clear']) Object.defineProperty(value, name, { value: refuse });
+  } else {
+    for (const member of Object.values(value)) freeze(member);
+  }
+  return Object.freeze(value);
+}

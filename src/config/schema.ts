@@ -1,0 +1,713 @@
+/**
+ * What may stand in the config files: one schema for each kind of file, every fact about a property in one
+ * place. docs/configuration.md and config/schema/ are generated from here.
+ *
+ * Property names are DPM's. As in DPM a switch may also be the text "True" or "False", a number may be a text
+ * of digits, a list may be one text, and a choice may be IdentityServer's number.
+ */
+import { z } from 'zod';
+
+/** How a value may be written beside its plain JSON form, and what is not there yet; for the documentation. */
+export interface Traits {
+  spelling?: 'boolean' | 'integer' | 'list';
+  /** IdentityServer's number for each name. */
+  numbers?: Readonly<Record<string, number>>;
+  unit?: string;
+  /** What is refused for now, as a sentence. */
+  refused?: string;
+}
+
+/** Traits of schemas, beside zod's own metadata. */
+export const traits = z.registry<Traits>();
+
+const int32 = 2 ** 31 - 1;
+/** Node's timers take no more milliseconds than fit 31 bits; a week is well within. */
+const longestIntervalSeconds = 7 * 24 * 3600;
+
+function boolean() {
+  const inner = z.boolean().register(traits, { spelling: 'boolean' });
+  return z.preprocess(
+    (value) =>
+      typeof value === 'string' && /^(true|false)$/i.test(value) ? value.toLowerCase() === 'true' : value,
+    inner,
+  );
+}
+
+function integer(minimum: number, maximum = int32, unit?: string) {
+  const inner = z
+    .int()
+    .min(minimum)
+    .max(maximum)
+    .register(traits, { spelling: 'integer', ...(unit === undefined ? undefined : { unit }) });
+  return z.preprocess(
+    (value) => (typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value),
+    inner,
+  );
+}
+
+function seconds(minimum = 1, maximum = int32) {
+  return integer(minimum, maximum, 'seconds');
+}
+
+function list<Item extends z.ZodType<string>>(item: Item) {
+  const inner = z.array(item).register(traits, { spelling: 'list' });
+  return z.preprocess(
+    (value) => (typeof value === 'string' ? value.split(/[;,\s]+/).filter((part) => part !== '') : value),
+    inner,
+  );
+}
+
+/** A choice that IdentityServer writes as a name or as a number; `offered` are the names to mention. */
+function numbered<const Names extends Readonly<Record<string, number>>>(
+  numbers: Names,
+  offered: readonly string[] = Object.keys(numbers),
+) {
+  const names = Object.keys(numbers) as (keyof Names & string)[];
+  const inner = z
+    .enum(names as [keyof Names & string, ...(keyof Names & string)[]], {
+      error: `must be one of ${offered.join(', ')}`,
+    })
+    .register(traits, { numbers });
+  return z.preprocess((value) => {
+    const number = typeof value === 'string' && /^\d$/.test(value) ? Number(value) : value;
+    return names.find((name) => numbers[name] === number) ?? value;
+  }, inner);
+}
+
+/** A property that is known but has no behaviour yet: only the values that change nothing pass. */
+function notYet<Schema extends z.ZodType>(
+  name: string,
+  schema: Schema,
+  accepted: (value: z.output<Schema>) => boolean,
+) {
+  return schema.refine(accepted, { error: `${name} is not supported yet`, abort: true });
+}
+
+function text() {
+  return z.string().min(1);
+}
+
+/** An absolute http or https URL; anything else would run or leak somewhere when it is put on a page. */
+function webUrl() {
+  return text().refine(
+    (value) => /^https?:$/.test(URL.parse(value)?.protocol ?? ''),
+    'must be an absolute http or https URL',
+  );
+}
+
+const schemaReference = z
+  .string()
+  .optional()
+  .meta({ description: 'The JSON Schema of this file, for editors. Otherwise ignored.' });
+
+/** Where a secret is: never in the file itself but for Development. */
+export const SecretReference = z.union(
+  [
+    z.strictObject({
+      env: text().meta({ description: 'Name of the environment variable that holds the secret.' }),
+    }),
+    z.strictObject({
+      file: text().meta({
+        description:
+          'File that holds the secret, relative to the folder that contains config/. Line breaks at its end are left out.',
+      }),
+    }),
+    z.strictObject({ plain: text().meta({ description: 'The secret itself. In Development only.' }) }),
+  ],
+  { error: 'must be { "env": "NAME" } or { "file": "path" }; { "plain": "…" } in Development only' },
+);
+export type SecretReference = z.output<typeof SecretReference>;
+
+const secretTypes = ['SharedSecret', 'X509Thumbprint', 'X509Name', 'X509CertificateBase64'] as const;
+
+/** One secret of a client or of a resource. */
+export const Secret = z.strictObject({
+  Value: z
+    .union([z.string().refine(isSecretHash, { error: describeSecretHash }), SecretReference], {
+      error: 'must be the base64 of a SHA-256 or SHA-512 hash, { "env": "NAME" } or { "file": "path" }',
+    })
+    .meta({
+      description:
+        'The hash of the secret: SHA-256 or SHA-512, in base64. Or where the secret itself is: { "env": "NAME" } or { "file": "path" }; in Development also { "plain": "…" }.',
+    }),
+  Type: z
+    .enum(secretTypes)
+    .pipe(z.enum(['SharedSecret'], { error: ({ input }) => `Type ${String(input)} is not supported yet` }))
+    .default('SharedSecret')
+    .register(traits, { refused: 'Only SharedSecret is supported so far.' })
+    .meta({ description: 'What the secret is.' }),
+  Description: z.string().optional().meta({ description: 'A note for whoever maintains the file.' }),
+  Expiration: z.iso
+    .datetime({ offset: true, error: 'must be a date and time with its zone, such as 2027-01-31T00:00:00Z' })
+    .optional()
+    .meta({ description: 'When the secret ends, as 2027-01-31T00:00:00Z. Without it, never.' }),
+});
+export type Secret = z.output<typeof Secret>;
+
+function isSecretHash(value: string): boolean {
+  return /^[A-Za-z0-9+/]+={0,2}$/.test(value) && [32, 64].includes(Buffer.from(value, 'base64').length);
+}
+
+/** Says what is wrong without repeating the value: it may be the secret. */
+function describeSecretHash({ input }: { input?: unknown }): string {
+  return /^([0-9a-f]{64}|[0-9a-f]{128})$/i.test(String(input))
+    ? 'is hexadecimal; write the hash in base64'
+    : 'must be the base64 of a SHA-256 or SHA-512 hash; a secret itself goes into { "env": "NAME" } or { "file": "path" }';
+}
+
+/** config/server.json. */
+export const ServerSettings = z.strictObject({
+  $schema: schemaReference,
+  Environment: z.enum(['Development', 'Production']).default('Production').meta({
+    description:
+      'Development admits demo accounts, demo secrets, plain secrets and keys made at the first start; only with a PublicUrl on this machine.',
+  }),
+  PublicUrl: z
+    .string()
+    .superRefine(checkPublicUrl)
+    .meta({
+      description:
+        'The issuer: the URL, path included, under which everybody reaches the provider. No slash at its end; https unless it is on this machine.',
+      examples: ['https://sso.example.com/SPSSMR/Oidc'],
+    }),
+  Listener: z
+    .strictObject({
+      Host: text()
+        .default('127.0.0.1')
+        .meta({ description: 'Address to listen on; 0.0.0.0 or :: for all of them.' }),
+      Port: integer(0, 65_535)
+        .default(5080)
+        .meta({ description: 'TCP port to listen on; 0 takes any free one.' }),
+    })
+    .prefault({})
+    .meta({ description: 'Where the server listens.' }),
+  Mounts: list(z.enum(['Oidc', 'WsFed']))
+    .refine((mounts) => !mounts.includes('WsFed'), 'WsFed is not built yet')
+    .refine((mounts) => mounts.includes('Oidc'), 'must contain Oidc')
+    .default(['Oidc'])
+    .register(traits, { refused: 'WsFed is not built yet.' })
+    .meta({ description: 'The applications that this server runs.' }),
+  Database: z
+    .strictObject({
+      Client: z
+        .enum(['sqlite', 'postgresql', 'sqlserver'])
+        .pipe(z.enum(['sqlite'], { error: ({ input }) => `${String(input)} is not supported yet` }))
+        .default('sqlite')
+        .register(traits, { refused: 'postgresql and sqlserver are not supported yet.' })
+        .meta({ description: 'The kind of database.' }),
+      File: text()
+        .default('data/postern.sqlite')
+        .meta({ description: 'The SQLite file, relative to the folder that contains config/.' }),
+      Schema: text()
+        .refine(() => false, 'SQLite has no schemas')
+        .optional()
+        .register(traits, { refused: 'SQLite has no schemas.' })
+        .meta({ description: 'Database schema that holds the tables, on databases that have schemas.' }),
+    })
+    .prefault({})
+    .meta({ description: 'Where tokens and accounts are stored.' }),
+  DataFolder: text().default('data').meta({
+    description:
+      'Folder for what the server makes itself, such as keys in Development; relative to the folder that contains config/.',
+  }),
+  ExpiredTokenCleanInterval: seconds(1, longestIntervalSeconds)
+    .default(60)
+    .meta({ description: 'Pause between two removals of expired tokens.' }),
+  SessionLifetime: seconds()
+    .default(36_000)
+    .meta({ description: 'How long a sign-in lasts in the browser, from the moment of signing in.' }),
+  InteractionLifetime: seconds()
+    .default(3600)
+    .meta({ description: 'How long a user may take to sign in before starting again.' }),
+  EnableTokenValidationEndpoints: boolean().default(false).meta({
+    description:
+      'Whether connect/accessTokenValidation and connect/identityTokenValidation of IdentityServer3 are there. They tell what is in a token to whoever has it, without asking who that is.',
+  }),
+  LegacyErrors: boolean().default(false).meta({
+    description:
+      'Whether errors are as IdentityServer3 had them where the specifications differ: the token endpoint answers 400 to a client that cannot be authenticated, and prompt=none without consent answers interaction_required.',
+  }),
+  EnableWindowsLogin: notYet('EnableWindowsLogin', boolean(), (value) => !value)
+    .default(false)
+    .register(traits, { refused: 'Only false is accepted so far.' })
+    .meta({ description: 'Whether users are signed in by Integrated Windows Authentication.' }),
+  OidcSigningCertificate: z
+    .strictObject({
+      CertificateFile: text().optional().meta({ description: 'PEM file with the certificate of the key.' }),
+      KeyFile: text().meta({ description: 'PEM file with the RSA private key that signs tokens.' }),
+      Passphrase: SecretReference.optional().meta({
+        description: 'Where the passphrase of the key is, if it is encrypted.',
+      }),
+    })
+    .optional()
+    .meta({
+      description:
+        'The signing key of tokens, the same on every node. Required outside Development. Files are relative to the folder that contains config/.',
+    }),
+  CookieKeys: z.array(SecretReference).min(1).optional().meta({
+    description:
+      'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',
+  }),
+  Branding: z
+    .strictObject({
+      Name: text().default('Postern').meta({ description: 'Name at the head of every page.' }),
+      LogoFile: text().optional().meta({
+        description: 'Picture shown in place of the name, relative to the folder that contains config/.',
+      }),
+      AccentColor: color().optional().meta({ description: 'Colour of buttons and links, as #rrggbb.' }),
+      AccentColorDark: color().optional().meta({ description: 'The same where the system is set to dark.' }),
+    })
+    .prefault({})
+    .meta({ description: 'How the pages look.' }),
+  Log: z
+    .strictObject({
+      Level: z
+        .enum(['debug', 'info', 'warn', 'error', 'silent'])
+        .default('info')
+        .meta({ description: 'The least level that is written.' }),
+      Format: z
+        .enum(['json', 'text'])
+        .default('json')
+        .meta({ description: 'json for machines, text for a person at a terminal.' }),
+    })
+    .prefault({})
+    .meta({ description: 'What the server writes to its standard output.' }),
+});
+export type ServerSettings = z.output<typeof ServerSettings>;
+
+function color() {
+  return z.string().regex(/^#[0-9a-f]{6}$/i, 'must be a colour as #rrggbb');
+}
+
+function checkPublicUrl(value: string, context: z.RefinementCtx): void {
+  const problem = findPublicUrlProblem(value);
+  if (problem !== undefined) {
+    const { message, instead } = problem;
+    context.addIssue({
+      code: 'custom',
+      message,
+      ...(instead === undefined ? undefined : { params: { hint: `write ${instead}` } }),
+    });
+  }
+}
+
+function findPublicUrlProblem(value: string): { message: string; instead?: string } | undefined {
+  const url = URL.parse(value);
+  if (url === null || !/^https?:\/\//.test(value))
+    return { message: 'must be an absolute http or https URL' };
+  if (/[?#]/.test(value)) return { message: 'must have neither query nor fragment' };
+  if (url.username !== '' || url.password !== '') {
+    return { message: 'must not contain a user name or a password' };
+  }
+  if (value.endsWith('/')) {
+    return { message: 'must not end with a slash', instead: value.replace(/\/+$/, '') };
+  }
+  if (url.protocol === 'http:' && !isLoopback(url)) {
+    const message = 'must be https, since it is not an address of this machine';
+    return { message, instead: `https${value.slice(4)}` };
+  }
+  // Clients compare the issuer character by character.
+  const normal = url.href.replace(/\/$/, '');
+  return normal === value ? undefined : { message: 'is not written in its normal form', instead: normal };
+}
+
+/** Whether a URL names this machine itself, by a name or an address that cannot mean another. Pure. */
+export function isLoopback({ hostname }: Pick<URL, 'hostname'>): boolean {
+  return /^(localhost|[a-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])$/.test(hostname);
+}
+
+const flows = {
+  AuthorizationCode: 0,
+  Implicit: 1,
+  Hybrid: 2,
+  ClientCredentials: 3,
+  ResourceOwner: 4,
+  Custom: 5,
+  AuthorizationCodeWithProofKey: 6,
+  HybridWithProofKey: 7,
+} as const;
+const supportedFlows = [
+  'AuthorizationCode',
+  'AuthorizationCodeWithProofKey',
+  'ResourceOwner',
+  'ClientCredentials',
+  'Implicit',
+  'Hybrid',
+  'HybridWithProofKey',
+] as const;
+/** Flows in which a browser carries the user here and back. */
+const interactiveFlows: ReadonlySet<string> = new Set([
+  ...['AuthorizationCode', 'AuthorizationCodeWithProofKey', 'Implicit', 'Hybrid', 'HybridWithProofKey'],
+]);
+/** Those of them in which something else than a code comes back in the address, for clients that still have them. */
+const frontChannelFlows: ReadonlySet<string> = new Set(['Implicit', 'Hybrid', 'HybridWithProofKey']);
+
+/** True for the flows with a browser. */
+export function isInteractiveFlow(flow: string): boolean {
+  return interactiveFlows.has(flow);
+}
+
+/** True for the flows whose answers hold tokens (RFC 9700 section 2.1.2 advises against them). */
+export function isFrontChannelFlow(flow: string): boolean {
+  return frontChannelFlows.has(flow);
+}
+
+const onlyDefault = 'Only the default is accepted so far.';
+
+/** config/clients/<ClientId>.json: a client, in the words of DPM and IdentityServer3. */
+export const ClientRegistration = z.strictObject({
+  $schema: schemaReference,
+  Enabled: boolean()
+    .default(true)
+    .meta({ description: 'Whether the client may be used. Tokens of a disabled client are inactive.' }),
+  ClientId: text()
+    .max(100)
+    .regex(/^[\x20-\x7e]+$/, 'must consist of printable ASCII characters')
+    .optional()
+    .meta({
+      description:
+        "The client's id, where the file's name cannot say it. Without it, the id is the file's name without .json.",
+    }),
+  ClientSecrets: z.array(Secret).default([]).meta({
+    description:
+      'The secrets that the client may present, any of them. A client of the flow AuthorizationCodeWithProofKey may have none: it is then a public client.',
+  }),
+  ClientName: text().optional().meta({ description: 'Name shown to users. Without it, the client id.' }),
+  ClientUri: webUrl()
+    .optional()
+    .meta({ description: 'Page about the client; the way back from an error page.' }),
+  LogoUri: webUrl().optional().meta({ description: "The client's logo, for the consent page." }),
+  RequireConsent: boolean()
+    .default(false)
+    .meta({ description: 'Whether users are asked before the client gets anything.' }),
+  AllowRememberConsent: boolean()
+    .default(true)
+    .meta({ description: 'Whether users may let their consent be remembered.' }),
+  Flow: numbered(flows, supportedFlows)
+    .pipe(z.enum(supportedFlows, { error: ({ input }) => `Flow ${String(input)} is not supported yet` }))
+    .register(traits, { refused: 'Custom is not supported yet.' })
+    .meta({
+      description:
+        'How the client gets tokens: AuthorizationCode (users in a browser, and the client can keep a secret), AuthorizationCodeWithProofKey (users in a browser, with PKCE), ResourceOwner (the client asks for name and password itself; discouraged), ClientCredentials (a computer, without a user). Implicit, Hybrid and HybridWithProofKey are for clients that still have them: tokens come back in the address of the browser.',
+    }),
+  AllowClientCredentialsOnly: boolean()
+    .default(false)
+    .meta({ description: 'Whether an interactive client with a secret may use client credentials as well.' }),
+  RedirectUris: list(text()).default([]).meta({
+    description:
+      'Where users may be sent back to, compared exactly. https; http on this machine only; for Native also a scheme of its own. Required for the interactive flows.',
+  }),
+  PostLogoutRedirectUris: list(text())
+    .default([])
+    .meta({ description: 'Where users may be sent after signing out; written as RedirectUris.' }),
+  LogoutUri: notYet('LogoutUri', z.string(), (value) => value === '')
+    .optional()
+    .register(traits, { refused: 'Only an empty text is accepted so far.' })
+    .meta({ description: 'Page of the client that ends its session (front-channel logout).' }),
+  LogoutSessionRequired: notYet('LogoutSessionRequired', boolean(), (value) => value)
+    .default(true)
+    .register(traits, { refused: onlyDefault })
+    .meta({ description: 'Whether LogoutUri is told which session ends.' }),
+  RequireSignOutPrompt: notYet('RequireSignOutPrompt', boolean(), (value) => !value)
+    .default(false)
+    .register(traits, { refused: onlyDefault })
+    .meta({ description: 'Whether users are always asked before they are signed out.' }),
+  AllowAccessToAllScopes: notYet('AllowAccessToAllScopes', boolean(), (value) => !value)
+    .default(false)
+    .register(traits, { refused: onlyDefault })
+    .meta({ description: 'Whether the client may have every scope.' }),
+  AllowedScopes: list(text()).default([]).meta({
+    description:
+      'The scopes that the client may ask for: openid, profile, email, phone, address, roles, offline_access (refresh tokens), and scopes of resources. Empty means none.',
+  }),
+  IdentityTokenLifetime: seconds().default(300).meta({ description: 'Lifetime of an ID token.' }),
+  AccessTokenLifetime: seconds().default(3600).meta({ description: 'Lifetime of an access token.' }),
+  AuthorizationCodeLifetime: seconds()
+    .default(60)
+    .meta({ description: 'Lifetime of an authorization code.' }),
+  AbsoluteRefreshTokenLifetime: seconds(0).default(2_592_000).meta({
+    description:
+      'Longest lifetime of a refresh token and its successors, from the sign-in. 0 with RefreshTokenExpiration Sliding: no end while they are used (ten years at the most).',
+  }),
+  SlidingRefreshTokenLifetime: seconds().default(1_296_000).meta({
+    description: 'With RefreshTokenExpiration Sliding: lifetime of a refresh token from its last use.',
+  }),
+  RefreshTokenUsage: numbered({ ReUse: 0, OneTimeOnly: 1 }).default('OneTimeOnly').meta({
+    description: 'Whether a refresh token stays the same (ReUse) or is replaced at each use (OneTimeOnly).',
+  }),
+  RefreshTokenExpiration: numbered({ Sliding: 0, Absolute: 1 }).default('Absolute').meta({
+    description:
+      'Absolute: refresh tokens end AbsoluteRefreshTokenLifetime after the sign-in. Sliding: each use prolongs them by SlidingRefreshTokenLifetime, up to the same end.',
+  }),
+  RefreshTokenGraceSeconds: seconds(0).default(30).meta({
+    description:
+      'With OneTimeOnly: how long a replaced refresh token, sent again, still gets the same successor.',
+  }),
+  UpdateAccessTokenClaimsOnRefresh: notYet('UpdateAccessTokenClaimsOnRefresh', boolean(), (value) => !value)
+    .default(false)
+    .register(traits, { refused: onlyDefault })
+    .meta({ description: 'Whether the claims of an access token are read anew at each refresh.' }),
+  AccessTokenType: numbered({ Jwt: 0, Reference: 1 }).default('Jwt').meta({
+    description:
+      'Jwt: resources can verify the token by themselves. Reference: an opaque token that resources introspect; recommended, since it ends at once when it is revoked.',
+  }),
+  EnableLocalLogin: boolean().default(false).meta({
+    description:
+      'Whether users sign in with name and password here. ResourceOwner and ClientCredentials need true.',
+  }),
+  IdentityProviderRestrictions: list(text()).default([]).meta({
+    description:
+      'Names of the only identity providers that users may choose. Empty means all of them; local alone means none but the login page.',
+  }),
+  IncludeJwtId: boolean()
+    .default(false)
+    .meta({ description: 'Whether access tokens carry a jti. In the layout Rfc9068 JWTs always do.' }),
+  Claims: z
+    .array(
+      z.strictObject({
+        Type: text().meta({ description: 'Name of the claim.' }),
+        Value: z.string().meta({ description: 'Its value.' }),
+      }),
+    )
+    .default([])
+    .meta({
+      description:
+        'Claims about the client for its access tokens: for those without a user, and with AlwaysSendClientClaims for all.',
+    }),
+  AlwaysSendClientClaims: boolean()
+    .default(false)
+    .meta({ description: 'Whether Claims are sent when there is a user, too.' }),
+  PrefixClientClaims: boolean()
+    .default(true)
+    .meta({ description: 'Whether the names of Claims begin with client_ in the token.' }),
+  AllowAccessToAllCustomGrantTypes: notYet('AllowAccessToAllCustomGrantTypes', boolean(), (value) => !value)
+    .default(false)
+    .register(traits, { refused: onlyDefault })
+    .meta({ description: 'Whether the client may use every custom grant type.' }),
+  AllowedCustomGrantTypes: notYet('AllowedCustomGrantTypes', list(text()), (value) => value.length === 0)
+    .default([])
+    .register(traits, { refused: 'Only an empty list is accepted so far.' })
+    .meta({ description: 'The custom grant types that the client may use.' }),
+  AllowedCorsOrigins: list(text().superRefine(checkOrigin)).default([]).meta({
+    description:
+      'Origins of web pages whose scripts may call the token and userinfo endpoints, such as https://app.example.com.',
+  }),
+  AllowAccessTokensViaBrowser: boolean().default(true).meta({
+    description:
+      'With the flows Implicit, Hybrid and HybridWithProofKey: whether an access token may come back in the address of the browser, too.',
+  }),
+  RequirePkce: boolean().optional().meta({
+    description:
+      'Whether a request for a code must use PKCE (S256). Without it: true for AuthorizationCodeWithProofKey, else false. false on a client without a secret admits the oldest clients, with redirects on this machine only.',
+  }),
+  ApplicationType: z.enum(['Web', 'Native']).default('Web').meta({
+    description: "Native: a program on the user's machine; the port of its http redirect may differ.",
+  }),
+  ClientCredentialsSubject: z.enum(['None', 'Account']).default('None').meta({
+    description:
+      'With the flow ClientCredentials: whether tokens have no subject (None), or the account that is named like the client (Account), which then cannot sign in interactively.',
+  }),
+});
+export type ClientRegistration = z.output<typeof ClientRegistration>;
+
+function checkOrigin(value: string, context: z.RefinementCtx): void {
+  const url = URL.parse(value);
+  if (url?.origin === value && /^https?:$/.test(url.protocol)) return;
+  const origin = url !== null && /^https?:$/.test(url.protocol) ? url.origin : undefined;
+  context.addIssue({
+    code: 'custom',
+    message: 'must be an origin: scheme, host and port, nothing else',
+    ...(origin === undefined ? undefined : { params: { hint: `write ${origin}` } }),
+  });
+}
+
+const ScopeName = z
+  .string()
+  // RFC 6749 section 3.3.
+  .regex(
+    /^[\x21\x23-\x5b\x5d-\x7e]+$/,
+    'must consist of printable ASCII characters without blanks, " and \\',
+  );
+
+/** config/resources/<Name>.json: a protected API. */
+export const ResourceRegistration = z.strictObject({
+  $schema: schemaReference,
+  Enabled: boolean()
+    .default(true)
+    .meta({ description: 'Whether the resource exists for clients and may introspect.' }),
+  DisplayName: text()
+    .optional()
+    .meta({ description: 'Name shown to users. Without it, the name of the file.' }),
+  Audience: text().optional().meta({
+    description:
+      'The aud of access tokens for the resource. Without it: <PublicUrl>/resources for the layout IdentityServer3, else the name of the resource.',
+  }),
+  TokenLayout: z.enum(['IdentityServer3', 'IdentityServer4', 'Rfc9068']).default('IdentityServer3').meta({
+    description: 'Which names and forms the claims of access tokens have.',
+  }),
+  Scopes: z
+    .array(
+      z.strictObject({
+        Name: ScopeName.meta({ description: 'The scope as clients ask for it; unique among all resources.' }),
+        DisplayName: text().optional().meta({ description: 'Name on the consent page. Without it, Name.' }),
+        Description: z
+          .string()
+          .optional()
+          .meta({ description: 'What the scope allows, for the consent page.' }),
+        Required: boolean()
+          .default(false)
+          .meta({ description: 'Whether it cannot be deselected on the consent page.' }),
+        Emphasize: boolean().default(false).meta({ description: 'Whether the consent page stresses it.' }),
+        ShowInDiscoveryDocument: boolean()
+          .default(true)
+          .meta({ description: 'Whether the discovery document lists it.' }),
+        Claims: notYet('Claims', list(text()), (value) => value.length === 0)
+          .default([])
+          .register(traits, { refused: 'Only an empty list is accepted so far.' })
+          .meta({ description: 'Claims of the account that are added to access tokens.' }),
+      }),
+    )
+    .min(1)
+    .optional()
+    .meta({
+      description: 'The scopes that belong to the resource. Without it, one that is named like the resource.',
+    }),
+  Secrets: z.array(Secret).default([]).meta({
+    description:
+      'The secrets of the resource at the introspection endpoint, where its name is its user name.',
+  }),
+  AllowUnrestrictedIntrospection: boolean().default(false).meta({
+    description:
+      'Whether the resource sees all scopes of a token that has one of its own, not its own alone.',
+  }),
+});
+export type ResourceRegistration = z.output<typeof ResourceRegistration>;
+
+const providerEnabled = boolean()
+  .refine(
+    (value) => !value,
+    'signing in through identity providers is not supported yet; set Enabled to false',
+  )
+  .prefault(true)
+  .register(traits, { refused: 'Only false is accepted so far.' })
+  .meta({ description: 'Whether users can sign in through it.' });
+const caption = z.string().default('').meta({
+  description:
+    'Label of its button. Without one it is not offered, but still reachable by acr_values=idp:<Name>.',
+});
+
+const WsFedProvider = z.strictObject({
+  $schema: schemaReference,
+  Type: z.literal('WsFed').meta({ description: 'A WS-Federation identity provider.' }),
+  Enabled: providerEnabled,
+  Caption: caption,
+  MetadataAddress: webUrl().meta({
+    description: 'URL of its federation metadata, as this server reaches it.',
+  }),
+  Wtrealm: text().default('urn:intelligence').meta({ description: 'The realm under which it knows us.' }),
+  Wreply: webUrl()
+    .optional()
+    .meta({ description: 'Where it sends its answer. Without it: callback/wsfed/<Name>.' }),
+});
+
+const OidcProvider = z.strictObject({
+  $schema: schemaReference,
+  Type: z.literal('Oidc').meta({ description: 'An OpenID Connect identity provider.' }),
+  Enabled: providerEnabled,
+  Caption: caption,
+  Authority: webUrl().meta({
+    description: 'Its issuer; /.well-known/openid-configuration is read beneath it.',
+  }),
+  ClientId: text().meta({ description: 'Our client id at the provider.' }),
+  ClientSecret: SecretReference.optional().meta({ description: 'Where our secret at the provider is.' }),
+  Scope: list(ScopeName).default(['openid', 'profile']).meta({ description: 'The scopes that we ask for.' }),
+  ResponseType: z.enum(['code', 'code id_token', 'id_token']).default('code').meta({
+    description: 'What the provider answers with.',
+  }),
+});
+
+/** config/providers/<Name>.json: an identity provider. */
+export const ProviderRegistration = z.discriminatedUnion('Type', [WsFedProvider, OidcProvider], {
+  error: 'Type must be one of WsFed, Oidc',
+});
+export type ProviderRegistration = z.output<typeof ProviderRegistration>;
+
+/** One entry of config/accounts.json. */
+export const DemoAccount = z.strictObject({
+  Name: text().meta({ description: 'The name to sign in with; also the sub of tokens.' }),
+  DisplayName: text().optional().meta({ description: 'The name shown. Without it, Name.' }),
+  Email: text().optional().meta({ description: 'E-mail address.' }),
+  Password: text()
+    .optional()
+    .meta({ description: 'The password. Without one the account cannot sign in by name and password.' }),
+  WindowsName: text()
+    .regex(/^[^\\]+\\[^\\]+$/, 'must be of the form DOMAIN\\user')
+    .optional()
+    .meta({ description: 'The Windows account of the user, as DOMAIN\\user.' }),
+  Roles: z.array(text()).optional().meta({ description: 'Values of the claim role.' }),
+  Claims: z
+    .record(
+      text(),
+      z.union([z.string(), z.array(z.string())], { error: 'must be a text or a list of texts' }),
+    )
+    .optional()
+    .meta({ description: 'Further claims, each a text or a list of texts.' }),
+  MustChangePassword: boolean()
+    .optional()
+    .meta({ description: 'Whether the password must be changed at the next sign-in.' }),
+  Disabled: boolean().optional().meta({ description: 'Whether the account cannot sign in.' }),
+});
+export type DemoAccount = z.output<typeof DemoAccount>;
+
+/** config/accounts.json. */
+export const DemoAccounts = z.strictObject({
+  $schema: schemaReference,
+  Accounts: z.array(DemoAccount).default([]).meta({ description: 'The accounts.' }),
+});
+export type DemoAccounts = z.output<typeof DemoAccounts>;
+
+/** The scope that lets a client have refresh tokens (OpenID Connect Core section 11). */
+export const offlineAccess = 'offline_access';
+
+/** The scopes of identity and their claims (OpenID Connect Core section 5.4), and `roles` as IdentityServer has it. */
+export const identityScopes: Readonly<
+  Record<
+    string,
+    { readonly displayName: string; readonly description: string; readonly claims: readonly string[] }
+  >
+> = Object.assign(Object.create(null), {
+  // Without a prototype: `'constructor' in identityScopes` is false.
+  openid: { displayName: 'Your user identifier', description: 'Your user name', claims: ['sub'] },
+  profile: {
+    displayName: 'User profile',
+    description: 'Your profile: name and the like',
+    claims: [
+      'name',
+      'family_name',
+      'given_name',
+      'middle_name',
+      'nickname',
+      'preferred_username',
+      'profile',
+      'picture',
+      'website',
+      'gender',
+      'birthdate',
+      'zoneinfo',
+      'locale',
+      'updated_at',
+    ],
+  },
+  email: {
+    displayName: 'Your e-mail address',
+    description: 'Your e-mail address',
+    claims: ['email', 'email_verified'],
+  },
+  phone: {
+    displayName: 'Your phone number',
+    description: 'Your phone number',
+    claims: ['phone_number', 'phone_number_verified'],
+  },
+  address: { displayName: 'Your postal address', description: 'Your postal address', claims: ['address'] },
+  roles: { displayName: 'Your roles', description: 'The roles that you have', claims: ['role'] },
+});

@@ -1,0 +1,20 @@
+/** The typed bag that features draw from; `server.ts` fills it once. Types only. */
+import type { Accounts } from './accounts/accounts.ts';
+import type { SigningKeys } from './keys/keys.ts';
+import type { Logger } from './log.ts';
+import type { Brand } from './pages/layout.ts';
+import type { Registry } from './registry/registry.ts';
+import type { Database } from './store/database.ts';
+import type { Tokens } from './store/tokens.ts';
+
+export interface ServerContext {
+  readonly log: Logger;
+  /** Seconds since the epoch. */
+  readonly now: () => number;
+  readonly db: Database;
+  readonly tokens: Tokens;
+  readonly accounts: Accounts;
+  readonly registry: Registry;
+  readonly keys: SigningKeys;
+  readonly brand: Brand;
+}

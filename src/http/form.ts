@@ -1,0 +1,61 @@
+/** Reading a posted form: bounded, urlencoded, each field once. */
+import type { Context } from 'koa';
+import { ServerError } from '../errors.ts';
+
+const limitBytes = 56 * 1024;
+
+/**
+ * The fields of an `application/x-www-form-urlencoded` body. Those named in `lists` may be repeated, and come
+ * as one string with spaces between.
+ *
+ * @throws {ServerError} ERR_REQUEST_TOO_LARGE (413) above 56 KiB, ERR_REQUEST_INVALID (400) for another content
+ *   type or a repeated field (RFC 6749 section 3.2)
+ */
+export async function readForm(
+  ctx: Context,
+  { lists = [] }: { lists?: readonly string[] } = {},
+): Promise<Readonly<Record<string, string>>> {
+  const isEmpty = ctx.get('content-type') === '' && (ctx.request.length ?? 0) === 0;
+  if (!isEmpty && !ctx.is('application/x-www-form-urlencoded')) {
+    throw new ServerError('ERR_REQUEST_INVALID', 'the body must be application/x-www-form-urlencoded', {
+      status: 400,
+    });
+  }
+  const fields = new URLSearchParams(await readBody(ctx));
+  const form: Record<string, string> = Object.create(null);
+  for (const [name, value] of fields) {
+    if (name in form) {
+      if (lists.includes(name)) {
+        form[name] += ` ${value}`;
+        continue;
+      }
+      throw new ServerError('ERR_REQUEST_INVALID', `the parameter ${printable(name)} must not be repeated`, {
+        status: 400,
+      });
+    }
+    form[name] = value;
+  }
+  return form;
+}
+
+async function readBody({ req, request }: Context): Promise<string> {
+  if ((request.length ?? 0) > limitBytes) throw tooLarge();
+  const chunks: Buffer[] = [];
+  let received = 0;
+  for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    received += chunk.length;
+    if (received > limitBytes) throw tooLarge();
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function tooLarge(): ServerError {
+  return new ServerError('ERR_REQUEST_TOO_LARGE', `the body is larger than ${limitBytes / 1024} KiB`, {
+    status: 413,
+  });
+}
+
+function printable(name: string): string {
+  return name.replace(/[^\w.-]/g, '?').slice(0, 40);
+}

@@ -1,0 +1,255 @@
+/**
+ * What every request passes through, in this order: its log line, its security headers, the answer to errors,
+ * the public origin, and the mount.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import type { Context, Middleware } from 'koa';
+import type { ServerContext } from '../context.ts';
+import { ServerError } from '../errors.ts';
+import { errorPage } from '../pages/notices.ts';
+
+/** What the middleware leaves in `ctx.state` for those after it. */
+export interface RequestState {
+  /** Finds the request in the log; also in the header `X-Request-Id` and on error pages. */
+  requestId: string;
+}
+
+/** One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. */
+export function logRequests({ log }: Pick<ServerContext, 'log'>): Middleware {
+  return async function logRequest(ctx, next) {
+    const startedAt = performance.now();
+    const requestId = randomBytes(9).toString('base64url');
+    (ctx.state as RequestState).requestId = requestId;
+    ctx.set('X-Request-Id', requestId);
+    const { method } = ctx;
+    const path = safePath(ctx);
+    try {
+      await next();
+    } finally {
+      const milliseconds = Math.round((performance.now() - startedAt) * 10) / 10;
+      const level = ctx.status >= 500 ? 'warn' : 'debug';
+      log[level](
+        { requestId, method, path: maskPath(path), status: ctx.status, milliseconds },
+        'request answered',
+      );
+    }
+  };
+}
+
+/** The path, also of a request line that holds none. */
+function safePath(ctx: Context): string {
+  try {
+    return ctx.path;
+  } catch {
+    return '';
+  }
+}
+
+/** An interaction is named in its path; the log does not need to know which. */
+function maskPath(path: string): string {
+  return path.replace(/[\w-]{20,}/g, ':uid').slice(0, 200);
+}
+
+/**
+ * Headers of every answer. The policy allows our stylesheet and images and nothing else; the engine adds the
+ * hash of its own script to the empty `script-src` where it has to post a form. No `form-action`: Chrome applies it to where a post is
+ * redirected, and that is the client.
+ */
+export const securityHeaders: Middleware = async (ctx, next) => {
+  ctx.set({
+    'Content-Security-Policy':
+      "default-src 'none'; script-src; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
+    'Referrer-Policy': 'no-referrer',
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+  });
+  await next();
+  if (!ctx.response.get('Cache-Control')) ctx.set('Cache-Control', 'no-store');
+};
+
+/** Lets the page in hand show one picture of another origin, such as a client's logo. */
+export function allowImage(ctx: Context, url: string | undefined): void {
+  if (url === undefined || !URL.canParse(url)) return;
+  const policy = ctx.response.get('Content-Security-Policy');
+  ctx.set(
+    'Content-Security-Policy',
+    policy.replace("img-src 'self'", `img-src 'self' ${new URL(url).origin}`),
+  );
+}
+
+/** An OAuth error that somebody below has thrown: the engine's classes, known by their members. */
+interface OAuthError {
+  readonly error: string;
+  readonly error_description?: string;
+  readonly statusCode: number;
+  readonly expose: boolean;
+}
+
+/**
+ * Answers what was thrown: a page to a browser, JSON to a program and on `programPaths` (whole, in lower case)
+ * to everybody. Logs it once; never shows a stack.
+ */
+export function answerErrors(
+  { brand, log }: Pick<ServerContext, 'brand' | 'log'>,
+  { programPaths }: { programPaths: ReadonlySet<string> },
+): Middleware {
+  return async function answerError(ctx, next) {
+    try {
+      await next();
+      if (ctx.status === 404 && ctx.body === undefined) {
+        throw new ServerError('ERR_ROUTE_UNKNOWN', 'there is nothing at this address', { status: 404 });
+      }
+    } catch (err) {
+      const { requestId } = ctx.state as RequestState;
+      const answer = toAnswer(err);
+      if (answer.status >= 500) log.error({ requestId, err }, 'request failed');
+      else
+        log.info(
+          { requestId, status: answer.status, errorCode: answer.code, hint: answer.hint },
+          'request refused',
+        );
+      ctx.status = answer.status;
+      // What is left of the body is not read; the connection ends with the answer.
+      if (!ctx.req.complete) ctx.set('Connection', 'close');
+      const isForProgram = programPaths.has(safePath(ctx).toLowerCase());
+      if (!isForProgram && ctx.accepts('json', 'html') === 'html') {
+        ctx.type = 'html';
+        ctx.body = errorPage({ brand, message: answer.message, code: answer.code, requestId });
+      } else {
+        ctx.body = { error: answer.error, error_description: answer.message };
+      }
+    }
+  };
+}
+
+interface Answer {
+  status: number;
+  error: string;
+  code: string;
+  message: string;
+  hint: string | undefined;
+}
+
+const malformed = {
+  error: 'invalid_request',
+  code: 'ERR_REQUEST_INVALID',
+  message: 'the request is malformed',
+  hint: undefined,
+};
+
+function toAnswer(err: unknown): Answer {
+  if (err instanceof ServerError && err.expose) {
+    const { status, code, message, hint } = err;
+    return { status, error: status === 404 ? 'not_found' : 'invalid_request', code, message, hint };
+  }
+  const { error, error_description: description, statusCode, expose } = err as Partial<OAuthError>;
+  if (error !== undefined && statusCode !== undefined && expose === true) {
+    return { status: statusCode, error, code: error, message: description ?? error, hint: undefined };
+  }
+  const { status, expose: isHttpError, code } = err as { status?: number; expose?: boolean; code?: string };
+  if (code === 'ERR_INVALID_URL') return { ...malformed, status: 400 };
+  if (isHttpError === true && status !== undefined && status < 500) {
+    // Koa's own, such as a path that cannot be decoded.
+    return { ...malformed, status };
+  }
+  return {
+    status: 500,
+    error: 'server_error',
+    code: 'ERR_INTERNAL',
+    message: 'Something went wrong here. It has been logged.',
+    hint: undefined,
+  };
+}
+
+/**
+ * Makes `PublicUrl` decide every URL that we or the engine print: host and protocol of the request are
+ * overwritten, and no header of the caller's can change them.
+ *
+ * A browser that starts to sign in under another name is sent to the public one first, because cookies set
+ * here would be missing there. Behind a proxy that passes its own address on, the name that the browser used is
+ * not known: a request that comes again after it was sent there is served as it is.
+ */
+export function servePublicOrigin(publicUrl: URL, { authorizePath }: { authorizePath: string }): Middleware {
+  const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(host);
+  const withoutDefaultPort = (host: string) => host.toLowerCase().replace(/:(80|443)$/, '');
+  const sent = createMemory({ seconds: 10, size: 1000 });
+
+  return async function publicOrigin(ctx, next) {
+    const { headers } = ctx.req;
+    const [forwardedHost] = String(headers['x-forwarded-host'] ?? '').split(',');
+    const host = forwardedHost?.trim() || (headers.host ?? '');
+    headers.host = publicUrl.host;
+    headers['x-forwarded-proto'] = publicUrl.protocol.slice(0, -1);
+    delete headers['x-forwarded-host'];
+    delete headers['x-forwarded-for'];
+
+    const isOther = withoutDefaultPort(host) !== withoutDefaultPort(publicUrl.host);
+    const isName = host !== '' && (!isLoopback(host) || isLoopback(publicUrl.host));
+    const starts = ctx.method === 'GET' && ctx.path.toLowerCase() === authorizePath.toLowerCase();
+    if (isOther && isName && starts && !sent.has(ctx.url)) {
+      sent.add(ctx.url);
+      ctx.status = 303;
+      // From its parts: a request line may hold a whole address of somebody else.
+      ctx.redirect(publicUrl.origin + ctx.path + ctx.search);
+      return;
+    }
+    await next();
+  };
+}
+
+/** Remembers a few texts for a few seconds, as hashes. */
+function createMemory({ seconds, size }: { seconds: number; size: number }) {
+  const seenAt = new Map<string, number>();
+  const keyOf = (text: string) => createHash('sha256').update(text).digest('base64url');
+  return {
+    has: (text: string) =>
+      performance.now() - (seenAt.get(keyOf(text)) ?? Number.NEGATIVE_INFINITY) < seconds * 1000,
+    add(text: string): void {
+      const [oldest] = seenAt.keys();
+      if (seenAt.size >= size && oldest !== undefined) seenAt.delete(oldest);
+      seenAt.delete(keyOf(text));
+      seenAt.set(keyOf(text), performance.now());
+    },
+  };
+}
+
+/**
+ * Serves a stack of middleware under a prefix, matched without regard to case. Inside, `ctx.path` is what
+ * follows the prefix and `ctx.mountPath` the prefix as we spell it, from which the engine makes its URLs.
+ */
+export function mountAt(
+  prefix: string,
+  serve: (ctx: Context, next: () => Promise<unknown>) => Promise<unknown>,
+): Middleware {
+  return async function mounted(ctx, next) {
+    const { path } = ctx;
+    const rest = path.slice(prefix.length);
+    if (
+      path.slice(0, prefix.length).toLowerCase() !== prefix.toLowerCase() ||
+      (rest !== '' && !rest.startsWith('/'))
+    ) {
+      await next();
+      return;
+    }
+    (ctx as Context & { mountPath?: string }).mountPath = prefix;
+    // A slash at the end means nothing, as IIS had it.
+    ctx.path = rest.replace(/(?<=.)\/+$/, '') || '/';
+    try {
+      await serve(ctx, next);
+    } finally {
+      ctx.path = path;
+    }
+  };
+}
+
+/** Which methods a path takes: anything else is 405 with `Allow` (RFC 9110 section 15.5.6). Paths in lower case. */
+export function allowMethods(methodsOf: ReadonlyMap<string, readonly string[]>): Middleware {
+  return async function allowMethod(ctx, next) {
+    const methods = methodsOf.get(ctx.path.toLowerCase());
+    if (methods !== undefined && !methods.includes(ctx.method)) {
+      ctx.set('Allow', methods.join(', '));
+      throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
+    }
+    await next();
+  };
+}

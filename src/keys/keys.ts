@@ -1,0 +1,173 @@
+/**
+ * The keys of the provider: the one that signs tokens, those that sign cookies, and keys derived from them.
+ *
+ * In Development they are made at the first start and kept under `data/keys/`, readable by the owner alone.
+ * Elsewhere the operator names them, the same on every node; nothing is made up.
+ */
+import {
+  createHash,
+  createPrivateKey,
+  hkdfSync,
+  type KeyObject,
+  randomBytes,
+  X509Certificate,
+} from 'node:crypto';
+import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  calculateJwkThumbprint,
+  exportJWK,
+  generateKeyPair,
+  importJWK,
+  type JWK,
+  type JWTPayload,
+  SignJWT,
+} from 'jose';
+import { ServerError } from '../errors.ts';
+
+export interface SigningKeys {
+  /** The private keys in the engine's form; the first of an algorithm signs. */
+  readonly privateJwks: { readonly keys: readonly JWK[] };
+  /** What the JWKS endpoint prints: with `x5t` and `x5c` where the key has a certificate. */
+  readonly publicJwks: { readonly keys: readonly JWK[] };
+  /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`. */
+  readonly certificateHeader: { readonly x5t?: string };
+  /** The first signs cookies, all verify them. */
+  readonly cookieKeys: readonly string[];
+  /** Signs a JWT of ours with the key that signs tokens. */
+  signJwt(claims: JWTPayload, header: { typ: string }): Promise<string>;
+  /** 32 bytes for one purpose, the same on every node that has the same cookie keys. */
+  deriveKey(purpose: string): Buffer;
+}
+
+/** Where the keys are; passphrases and cookie keys are resolved already. */
+export type KeySource =
+  | { readonly kind: 'generated'; readonly folder: string }
+  | {
+      readonly kind: 'files';
+      readonly keyFile: string;
+      readonly certificateFile: string | undefined;
+      readonly passphrase: string | undefined;
+      readonly cookieKeys: readonly string[];
+    };
+
+/**
+ * Loads the keys, or makes them where the source says so.
+ *
+ * @throws {ServerError} ERR_KEY_UNUSABLE, with the file and the reason
+ */
+export async function loadKeys(source: KeySource): Promise<SigningKeys> {
+  if (source.kind === 'generated') return loadGenerated(source.folder);
+
+  const { keyFile, certificateFile, passphrase, cookieKeys } = source;
+  const key = readKey(keyFile, passphrase);
+  const jwk = await exportJWK(key);
+  if (certificateFile === undefined) {
+    return assemble({ ...jwk, kid: await calculateJwkThumbprint(jwk) }, cookieKeys, {});
+  }
+  const certificate = readCertificate(certificateFile);
+  if (!certificate.checkPrivateKey(key)) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
+  }
+  // IdentityServer names the key by the certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7).
+  const x5t = createHash('sha1').update(certificate.raw).digest('base64url');
+  return assemble({ ...jwk, kid: x5t }, cookieKeys, { x5t, x5c: [certificate.raw.toString('base64')] });
+}
+
+function assemble(
+  jwk: JWK,
+  cookieKeys: readonly string[],
+  certificate: { x5t?: string; x5c?: string[] },
+): SigningKeys {
+  // The last: a key that is put in front in order to rotate must not change what nodes derive meanwhile.
+  const lastCookieKey = cookieKeys.at(-1);
+  if (lastCookieKey === undefined) throw new ServerError('ERR_KEY_UNUSABLE', 'there is no cookie key');
+  const alg = jwk.kty === 'RSA' ? 'RS256' : undefined;
+  if (alg === undefined) {
+    throw new ServerError('ERR_KEY_UNUSABLE', 'the signing key is no RSA key', {
+      hint: 'use an RSA key of 2048 bits',
+    });
+  }
+  const { kty, kid, n, e } = jwk as JWK & { kty: string; kid: string; n: string; e: string };
+  const { x5t } = certificate;
+  let signingKey: ReturnType<typeof importJWK> | undefined;
+  return {
+    privateJwks: { keys: [{ ...jwk, use: 'sig', alg }] },
+    publicJwks: { keys: [{ kty, use: 'sig', kid, alg, ...certificate, n, e }] },
+    certificateHeader: x5t === undefined ? {} : { x5t },
+    cookieKeys,
+    async signJwt(claims, { typ }) {
+      signingKey ??= importJWK(jwk, alg);
+      return new SignJWT(claims).setProtectedHeader({ alg, typ, kid }).sign(await signingKey);
+    },
+    deriveKey: (purpose) => Buffer.from(hkdfSync('sha256', lastCookieKey, '', `postern ${purpose}`, 32)),
+  };
+}
+
+function readKey(file: string, passphrase: string | undefined): KeyObject {
+  try {
+    const key = createPrivateKey({
+      key: readFileSync(file),
+      ...(passphrase === undefined ? undefined : { passphrase }),
+    });
+    const bits = key.asymmetricKeyDetails?.modulusLength;
+    if (bits !== undefined && bits < 2048) throw new TypeError(`${bits} bits are too few for RS256`);
+    return key;
+  } catch (cause) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `the signing key ${file} cannot be used`, {
+      hint: 'OidcSigningCertificate.KeyFile names a PEM file with an RSA private key; see Passphrase if it is encrypted',
+      cause,
+    });
+  }
+}
+
+function readCertificate(file: string): X509Certificate {
+  try {
+    return new X509Certificate(readFileSync(file));
+  } catch (cause) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `the certificate ${file} cannot be read`, { cause });
+  }
+}
+
+async function loadGenerated(folder: string): Promise<SigningKeys> {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
+    const { privateKey } = await generateKeyPair('RS256', { extractable: true });
+    const jwk = await exportJWK(privateKey);
+    return { ...jwk, kid: await calculateJwkThumbprint(jwk) };
+  });
+  const cookies = await readOrMake(join(folder, 'cookie-keys.json'), async () => [
+    randomBytes(32).toString('base64url'),
+  ]);
+  return assemble(signing as JWK, cookies as string[], {});
+}
+
+/** Reads a JSON file, or makes it where it is missing; of two processes that make it at once, one file stays. */
+async function readOrMake(file: string, make: () => Promise<unknown>): Promise<unknown> {
+  const read = () => {
+    try {
+      return JSON.parse(readFileSync(file, 'utf8')) as unknown;
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw new ServerError('ERR_KEY_UNUSABLE', `the key file ${file} cannot be read`, {
+        hint: 'remove it and a new key is made at the next start; what the old one signed is then invalid',
+        cause,
+      });
+    }
+  };
+  const found = read();
+  if (found !== undefined) return found;
+  const made = await make();
+  // Written whole under another name and then linked: a process killed here leaves no half a key behind.
+  const draft = `${file}.${randomBytes(6).toString('hex')}`;
+  writeFileSync(draft, `${JSON.stringify(made)}\n`, { flag: 'wx', mode: 0o600 });
+  try {
+    linkSync(draft, file);
+    return made;
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'EEXIST') return read();
+    throw err;
+  } finally {
+    unlinkSync(draft);
+  }
+}

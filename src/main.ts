@@ -1,0 +1,44 @@
+/** The program: hands the process to the command line, and is alone in touching it. */
+import { runCommand } from './commands/command-line.ts';
+
+const isWindows = process.platform === 'win32';
+/** The console of Windows sends SIGBREAK for Ctrl+Break, and SIGHUP when its window is closed. */
+const stopSignals: readonly NodeJS.Signals[] = [
+  'SIGTERM',
+  'SIGINT',
+  'SIGBREAK',
+  ...(isWindows ? ['SIGHUP' as const] : []),
+];
+
+// Whoever read our output has gone, as `head` does; there is nobody to tell, and no stack to show.
+process.stdout.on('error', (err: NodeJS.ErrnoException) => {
+  if (err.code !== 'EPIPE') throw err;
+  process.exit(128 + 13);
+});
+
+process.exitCode = await runCommand(process.argv.slice(2), {
+  env: process.env,
+  workingDirectory: process.cwd(),
+  stdin: process.stdin,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  now: () => Math.floor(Date.now() / 1000),
+  onStop(listener) {
+    for (const signal of stopSignals) process.on(signal, listener);
+    // The launcher keeps this channel open while it lives; its end is the only sign of a killed launcher.
+    process.on('disconnect', listener);
+    process.channel?.unref();
+    return {
+      [Symbol.dispose]() {
+        for (const signal of stopSignals) process.off(signal, listener);
+        process.off('disconnect', listener);
+      },
+    };
+  },
+  onReload(listener) {
+    if (isWindows) return { [Symbol.dispose]() {} };
+    process.on('SIGHUP', listener);
+    return { [Symbol.dispose]: () => void process.off('SIGHUP', listener) };
+  },
+  exit: (code) => process.exit(code),
+});

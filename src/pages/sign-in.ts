@@ -1,0 +1,220 @@
+/**
+ * The pages between an authorization request and its answer: name and password, a new password, consent.
+ *
+ * What their forms send (application/x-www-form-urlencoded, POST):
+ *
+ * | page | fields |
+ * | --- | --- |
+ * | login | `csrf`, `username`, `password`; `action=cancel` by the Cancel button |
+ * | change password | `csrf`, `username`, `newPassword`, `repeatPassword`; `action=cancel` |
+ * | consent | `csrf`, `action=allow|deny|switch`; with allow `scope` once for each scope left on, `remember=yes` |
+ *
+ * The main button of the first two has no name: a form that a password manager or the Enter key sends
+ * means the same as a click on it.
+ */
+import { type Html, html, safeUrl } from './html.ts';
+import { accountLine, alertBox, type Brand, clientLogo, linkButton, page } from './layout.ts';
+import { texts } from './texts.ts';
+
+/** A form of an interaction: where it goes, and its proof that it came from our page. */
+interface FormOptions {
+  brand: Brand;
+  action: string;
+  csrf: string;
+  clientName: string;
+}
+
+export type LoginError = keyof typeof texts.login.errors;
+
+export interface LoginPageOptions extends FormOptions {
+  clientLogoUrl?: string | undefined;
+  /** What stands in the name field: `login_hint`, or what was typed before. May be empty. */
+  userName: string;
+  error?: LoginError | undefined;
+  /** Makes Cancel a link to there; without it Cancel sends the form with `action=cancel`. */
+  cancelUrl?: string | undefined;
+}
+
+/**
+ * The name and password form. The password is never filled in; the focus is on the first empty field.
+ * After a wrong password it says only that one of the two is wrong, not which. Pure.
+ */
+export function loginPage(options: LoginPageOptions): string {
+  const { brand, action, csrf, clientName, clientLogoUrl, userName, error, cancelUrl } = options;
+  const t = texts.login;
+  const aboutError = error !== undefined && html` aria-describedby="error"`;
+  const wrong = error === 'credentials' && html` aria-invalid="true"`;
+  return page(
+    { brand, title: t.title(clientName), failed: error !== undefined },
+    html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
+<h1>${t.heading}</h1>
+<p class="lead">${t.continueTo} <bdi class="client">${clientName}</bdi></p>
+</div></div>
+${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, message: t.errors[error] })}
+<form method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}
+<div class="field">
+<label for="username">${t.userName}</label>
+<input id="username" name="username" type="text" value="${userName}" autocomplete="username" autocapitalize="none" autocorrect="off" spellcheck="false" required${aboutError}${wrong}${userName === '' && html` autofocus`}>
+</div>
+<div class="field">
+<label for="password">${t.password}</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required${aboutError}${wrong}${userName !== '' && html` autofocus`}>
+</div>
+<div class="actions">
+<button class="button primary" type="submit">${t.submit}</button>
+${linkButton(cancelUrl, t.cancel, 'quiet') ?? cancelButton(t.cancel)}
+</div>
+</form>`,
+  );
+}
+
+export interface ChangePasswordPageOptions extends FormOptions {
+  /** The account's name, for password managers: they then replace the stored password. */
+  userName: string;
+  /** Why the last password was not taken, as a sentence. */
+  error?: string | undefined;
+}
+
+/** The form for an account that must change its password before the sign-in goes on. Pure. */
+export function changePasswordPage(options: ChangePasswordPageOptions): string {
+  const { brand, action, csrf, clientName, userName, error } = options;
+  const t = texts.changePassword;
+  const aboutError = error !== undefined && html` aria-describedby="error" aria-invalid="true"`;
+  return page(
+    { brand, title: t.title, failed: error !== undefined },
+    html`<h1>${t.heading}</h1>
+<p class="lead">${t.lead(clientName)}</p>
+${accountLine(texts.account, userName)}
+${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, message: error })}
+<form method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}
+<input name="username" type="text" value="${userName}" autocomplete="username" hidden>
+<div class="field">
+<label for="newPassword">${t.newPassword}</label>
+<input id="newPassword" name="newPassword" type="password" autocomplete="new-password" required${aboutError} autofocus>
+</div>
+<div class="field">
+<label for="repeatPassword">${t.repeatPassword}</label>
+<input id="repeatPassword" name="repeatPassword" type="password" autocomplete="new-password" required${aboutError}>
+</div>
+<div class="actions">
+<button class="button primary" type="submit">${t.submit}</button>
+${cancelButton(t.cancel)}
+</div>
+</form>`,
+  );
+}
+
+/** A scope as the consent page shows it. */
+export interface ConsentScope {
+  name: string;
+  displayName: string;
+  description?: string | undefined;
+  /** Marked as important, in words. */
+  emphasize: boolean;
+  /** Cannot be deselected. */
+  required: boolean;
+}
+
+export interface ConsentPageOptions extends FormOptions {
+  clientUri?: string | undefined;
+  clientLogoUrl?: string | undefined;
+  userName: string;
+  /** What is asked for; `offline_access` is shown by `offline`, not from here. */
+  scopes: readonly ConsentScope[];
+  /** The client asks for `offline_access`. */
+  offline: boolean;
+  /** Offers to remember the decision; ticked at first, as in IdentityServer3. */
+  canRemember: boolean;
+}
+
+/**
+ * Asks whether the client may have what it asks for. A scope that is not required can be switched off:
+ * what is granted is the list of `scope` fields, which the server intersects with what was requested
+ * (the required ones are sent as well, so that the list is complete). Pure.
+ */
+export function consentPage(options: ConsentPageOptions): string {
+  const { brand, action, csrf, clientName, clientUri, clientLogoUrl, userName, offline, canRemember } =
+    options;
+  const t = texts.consent;
+  const scopes = options.scopes.filter(({ name }) => name !== 'offline_access');
+  if (offline) {
+    scopes.push({
+      name: 'offline_access',
+      displayName: t.offline,
+      description: t.offlineDescription,
+      emphasize: false,
+      required: false,
+    });
+  }
+  return page(
+    { brand, title: t.title(clientName) },
+    html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
+<h1>${t.heading}</h1>
+<p class="lead">${t.askedBy} <bdi class="client">${clientName}</bdi></p>
+${clientLink(clientUri)}
+</div></div>
+${accountLine(
+  texts.signedInAs,
+  userName,
+  // A form of its own: in the other one this button would be the first, and Enter would press it.
+  html`<form class="inline" method="post" action="${safeUrl(action)}">${hidden('csrf', csrf)}<button class="link" type="submit" name="action" value="switch">${t.switchAccount}</button></form>`,
+)}
+<form method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}
+${
+  scopes.length > 0 &&
+  html`<fieldset>
+<legend>${t.scopes}</legend>
+<ul class="scopes">
+${scopes.map(scopeItem)}
+</ul>
+</fieldset>`
+}
+${
+  canRemember &&
+  html`<div class="choice"><input id="remember" name="remember" type="checkbox" value="yes" aria-describedby="remember-about" checked><div><label for="remember">${t.remember}</label><p class="about" id="remember-about">${t.rememberDescription}</p></div></div>`
+}
+<div class="actions">
+<button class="button primary" type="submit" name="action" value="allow">${t.allow}</button>
+<button class="button quiet" type="submit" name="action" value="deny">${t.deny}</button>
+</div>
+</form>`,
+  );
+}
+
+function scopeItem(
+  { name, displayName, description, emphasize, required }: ConsentScope,
+  index: number,
+): Html {
+  const t = texts.consent;
+  const id = `scope-${index}`;
+  const about = description !== undefined && description !== '' && description;
+  const badges = html`${required && html` <span class="badge">${t.required}</span>`}${emphasize && html` <span class="badge strong">${t.important}</span>`}`;
+  const aboutLine = about && html`<p class="about" id="${id}-about">${about}</p>`;
+  if (required) {
+    return html`<li class="choice">${tick}<div>${hidden('scope', name)}<span class="scope-name">${displayName}</span>${badges}${aboutLine}</div></li>
+`;
+  }
+  return html`<li class="choice"><input id="${id}" name="scope" type="checkbox" value="${name}" checked${about && html` aria-describedby="${id}-about"`}><div><label for="${id}">${displayName}${badges}</label>${aboutLine}</div></li>
+`;
+}
+
+function clientLink(clientUri: string | undefined): Html | undefined {
+  // Only an absolute address belongs to the client; a relative one would be ours.
+  const href = clientUri !== undefined && URL.canParse(clientUri) ? safeUrl(clientUri) : undefined;
+  if (href === undefined) return undefined;
+  const { about } = texts.consent;
+  return html`<p><a href="${href}" target="_blank" rel="noopener noreferrer"><span class="sr-only">${about}</span> ${new URL(href).host} <span class="sr-only">${texts.opensInNewTab}</span></a></p>`;
+}
+
+function hidden(name: string, value: string): Html {
+  return html`<input type="hidden" name="${name}" value="${value}">`;
+}
+
+function cancelButton(label: string): Html {
+  return html`<button class="button quiet" type="submit" name="action" value="cancel" formnovalidate>${label}</button>`;
+}
+
+const tick = html`<svg class="tick" viewBox="0 0 20 20" width="20" height="20" aria-hidden="true" focusable="false"><path d="m4 10.5 4 4 8-9" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/></svg>`;

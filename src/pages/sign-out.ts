@@ -1,0 +1,64 @@
+/** The two pages of sign-out (OpenID Connect RP-Initiated Logout 1.0): the question and the confirmation. */
+import { html, safeUrl } from './html.ts';
+import { accountLine, type Brand, linkButton, page, wayBack } from './layout.ts';
+import { texts } from './texts.ts';
+
+export interface SignOutPageOptions {
+  brand: Brand;
+  /** Where the answer goes and the value that the engine expects back as `xsrf`. */
+  formHtml: { action: string; xsrf: string };
+  /** Where the answer no leads; nothing is sent there. */
+  stayUrl: string;
+  /** The client that asks for it, where it is known. */
+  clientName?: string | undefined;
+  userName?: string | undefined;
+}
+
+/**
+ * Asks whether to sign out, so that no other site can sign a person out (section 6). The form says yes; no is a
+ * link, since nothing is to happen. Pure.
+ */
+export function signOutPage({ brand, formHtml, stayUrl, clientName, userName }: SignOutPageOptions): string {
+  const t = texts.signOut;
+  return page(
+    { brand, title: t.title },
+    html`<h1>${t.heading}</h1>
+<p class="lead">${clientName !== undefined && `${t.askedBy(clientName)} `}${t.lead}</p>
+${userName !== undefined && accountLine(texts.signedInAs, userName)}
+<form method="post" action="${safeUrl(formHtml.action)}">
+<input type="hidden" name="xsrf" value="${formHtml.xsrf}">
+<div class="actions">
+<button class="button primary" type="submit" name="logout" value="yes">${t.yes}</button>
+${linkButton(stayUrl, t.no, 'quiet')}
+</div>
+</form>`,
+  );
+}
+
+export interface SignedOutPageOptions {
+  brand: Brand;
+  clientName?: string | undefined;
+  backUrl?: string | undefined;
+}
+
+/** Says that nothing has happened, after the question was answered with no. Pure. */
+export function staySignedInPage({ brand, clientName, backUrl }: SignedOutPageOptions): string {
+  const t = texts.staySignedIn;
+  return page(
+    { brand, title: t.title },
+    html`<h1>${t.heading}</h1>
+<p class="lead">${t.lead}</p>
+${wayBack(backUrl, clientName)}`,
+  );
+}
+
+/** Says that the sign-in has ended, with the way back to the client where there is one. Pure. */
+export function signedOutPage({ brand, clientName, backUrl }: SignedOutPageOptions): string {
+  const t = texts.signedOut;
+  return page(
+    { brand, title: t.title },
+    html`<h1>${t.heading}</h1>
+<p class="lead">${t.lead}</p>
+${wayBack(backUrl, clientName)}`,
+  );
+}

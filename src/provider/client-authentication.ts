@@ -1,0 +1,58 @@
+/**
+ * Who calls: a client, or a resource at introspection. Secrets are kept as hashes, several at once, each with
+ * an end of its own, and are compared in constant time.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { Client } from '../config/load.ts';
+
+/** An id and a secret as the caller sent them. */
+export interface Credentials {
+  readonly id: string;
+  readonly secret: string;
+}
+
+type Secrets = Client['ClientSecrets'];
+
+/** Whether `presented` is one of the secrets that have not ended. `now` is in seconds. Pure. */
+export function verifySecret(secrets: Secrets, presented: string, now: number): boolean {
+  let matches = false;
+  // Every secret is compared, whatever the others gave, so that the time tells nothing.
+  for (const { hash, algorithm, expiresAt } of secrets) {
+    const expected = Buffer.from(hash, 'base64');
+    const actual = createHash(algorithm).update(presented).digest();
+    const isEqual = expected.length === actual.length && timingSafeEqual(expected, actual);
+    if (isEqual && (expiresAt === undefined || expiresAt > now)) matches = true;
+  }
+  return matches;
+}
+
+/**
+ * The readings of an `Authorization: Basic` header: as RFC 6749 section 2.3.1 has it (form-encoded), and raw as
+ * IdentityServer3 read it. Id and secret are always taken from the same reading. Empty where it is no Basic.
+ */
+export function parseBasic(authorization: string | undefined): readonly Credentials[] {
+  const encoded = /^basic +([A-Za-z0-9+/]+={0,2})$/i.exec(authorization ?? '')?.[1];
+  if (encoded === undefined) return [];
+  const text = Buffer.from(encoded, 'base64').toString('utf8');
+  const colon = text.indexOf(':');
+  if (colon < 1) return [];
+  const raw = { id: text.slice(0, colon), secret: text.slice(colon + 1) };
+  const decoded = { id: decodeForm(raw.id), secret: decodeForm(raw.secret) };
+  if (decoded.id === undefined || decoded.secret === undefined) return [raw];
+  if (decoded.id === raw.id && decoded.secret === raw.secret) return [raw];
+  return [{ id: decoded.id, secret: decoded.secret }, raw];
+}
+
+/** A Basic header that the engine reads strictly, for credentials that came raw. */
+export function toBasic({ id, secret }: Credentials): string {
+  const encode = (part: string) => new URLSearchParams([['', part]]).toString().slice(1);
+  return `Basic ${Buffer.from(`${encode(id)}:${encode(secret)}`).toString('base64')}`;
+}
+
+function decodeForm(part: string): string | undefined {
+  try {
+    return decodeURIComponent(part.replaceAll('+', ' '));
+  } catch {
+    return undefined;
+  }
+}

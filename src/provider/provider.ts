@@ -1,0 +1,370 @@
+/**
+ * The engine, configured: one factory that makes a ready provider from keys and a registry. All state is in the
+ * store, so a second provider with other keys can take over from the first at any time.
+ */
+
+import { createHmac } from 'node:crypto';
+import {
+  type AdapterFactory,
+  type Configuration as EngineConfiguration,
+  errors,
+  interactionPolicy,
+  type KoaContextWithOIDC,
+  Provider,
+} from 'oidc-provider';
+import { toClaims } from '../accounts/accounts.ts';
+import type { Client, Configuration } from '../config/load.ts';
+import { identityScopes, offlineAccess } from '../config/schema.ts';
+import type { ServerContext } from '../context.ts';
+import { ServerError } from '../errors.ts';
+import { basePathOf } from '../registry/client-metadata.ts';
+import {
+  type AccessTokenVerifier,
+  acceptTokensAtUserinfo,
+  extraTokenClaims,
+  layOutToken,
+} from './access-token.ts';
+import { reportEvents } from './audit.ts';
+import { verifySecret } from './client-authentication.ts';
+import {
+  admitOldRedirects,
+  buildEngineClients,
+  type EngineClient,
+  protocolSettings,
+} from './engine-clients.ts';
+import { createGrantLoader } from './grants.ts';
+import { createPasswordGrant, passwordGrantParameters } from './password-grant.ts';
+import { refuseLostScopes, settleScopes, toResourceServer } from './scopes.ts';
+import { renderProviderError, signOutViews } from './sign-out.ts';
+import { fromMethods } from './token-layout.ts';
+
+export interface OidcProvider {
+  readonly engine: Provider;
+  /**
+   * Builds the engine's clients of a configuration without using them yet, and returns the function that puts
+   * them in force.
+   *
+   * @throws {ConfigurationError} with everything that the engine has against them
+   */
+  buildClients(configuration: Configuration): () => void;
+}
+
+type Context = Pick<ServerContext, 'accounts' | 'brand' | 'keys' | 'log' | 'now' | 'registry' | 'tokens'>;
+
+/** Paths under the issuer, as IdentityServer3 had them. */
+export const routes = {
+  authorization: '/connect/authorize',
+  token: '/connect/token',
+  userinfo: '/connect/userinfo',
+  introspection: '/connect/introspect',
+  revocation: '/connect/revocation',
+  end_session: '/connect/endsession',
+  jwks: '/.well-known/jwks',
+} as const;
+
+/**
+ * Makes a provider.
+ *
+ * @param adapter the store, as the engine sees it
+ * @param verifyAccessToken verifies our own JWT access tokens, for userinfo
+ */
+export function createProvider(
+  context: Context,
+  { adapter, verifyAccessToken }: { adapter: AdapterFactory; verifyAccessToken: AccessTokenVerifier },
+): OidcProvider {
+  const { keys, now, registry, tokens } = context;
+  const { server } = registry.configuration;
+  const engine = new Provider(server.PublicUrl, toEngineConfiguration(context, adapter));
+  engine.proxy = true;
+
+  engine.registerGrantType('password', createPasswordGrant(engine, context), passwordGrantParameters);
+  acceptTokensAtUserinfo(engine, { tokens, verifyAccessToken }, () => currentContext()?.oidc.route);
+  deriveSuccessors(engine, keys.deriveKey('refresh token successor'));
+  describeAuthentication(engine, now);
+  reportEvents(engine, context);
+  admitOldRedirects(engine);
+
+  // Secrets are hashes, several at once; the engine would compare one in clear.
+  engine.Client.prototype.compareClientSecret = async function compareClientSecret(
+    this: EngineClient,
+    secret,
+  ) {
+    const client = registry.findClient(this.clientId);
+    return client !== undefined && verifySecret(client.ClientSecrets, secret, now());
+  } as typeof engine.Client.prototype.compareClientSecret;
+
+  let clients: ReadonlyMap<string, EngineClient> = new Map();
+  engine.Client.find = async function find(clientId: string) {
+    return clients.get(clientId);
+  } as typeof engine.Client.find;
+
+  return {
+    engine,
+
+    buildClients(configuration) {
+      const built = buildEngineClients(engine, configuration);
+      return () => {
+        clients = built;
+      };
+    },
+  };
+}
+
+/** The request that the engine is serving, in its own async context. */
+function currentContext(): KoaContextWithOIDC | undefined {
+  return Provider.ctx as KoaContextWithOIDC | undefined;
+}
+
+function toEngineConfiguration(context: Context, adapter: AdapterFactory): EngineConfiguration {
+  const { accounts, keys, now, registry, tokens } = context;
+  const { server } = registry.configuration;
+  const isSecure = server.PublicUrl.startsWith('https:');
+
+  /** The registration behind the engine's client; it may have been disabled a moment ago. */
+  function registrationOf(client: EngineClient | undefined): Client {
+    const registration = registry.findClient(client?.clientId ?? '');
+    if (registration === undefined) throw new errors.InvalidClient('client is disabled', 'client not found');
+    return registration;
+  }
+
+  return {
+    adapter,
+    jwks: { keys: keys.privateJwks.keys.map((key) => ({ ...key })) } as NonNullable<
+      EngineConfiguration['jwks']
+    >,
+    routes,
+    ...protocolSettings,
+    claims: Object.fromEntries(
+      Object.entries(identityScopes).map(([name, { claims }]) => [name, [...claims]]),
+    ),
+    clockTolerance: 0,
+    allowOmittingSingleRegisteredRedirectUri: false,
+    conformIdTokenClaims: true,
+    pkce: { required: (_ctx, client) => registrationOf(client).RequirePkce },
+    clientBasedCORS: (_ctx, origin, client) =>
+      registry.findClient(client.clientId)?.AllowedCorsOrigins.includes(origin) ?? false,
+    cookies: {
+      keys: [...keys.cookieKeys],
+      names: isSecure
+        ? {
+            session: '__Host-postern.session',
+            interaction: '__Secure-postern.interaction',
+            resume: '__Secure-postern.resume',
+          }
+        : { session: 'postern.session', interaction: 'postern.interaction', resume: 'postern.resume' },
+      // Path /: browsers compare it with regard to case, IIS and we do not; the prefix __Host- needs it too.
+      long: { httpOnly: true, sameSite: 'lax', signed: true, path: '/', secure: isSecure },
+      short: { httpOnly: true, sameSite: 'lax', signed: true, secure: isSecure },
+    },
+
+    async findAccount(ctx, name) {
+      const account = await accounts.find(name);
+      if (account === undefined || account.disabled) return undefined;
+      const { accountId } = account;
+      return {
+        accountId,
+        // The ID token says who and how; what else there is to say is at userinfo, as IdentityServer3 had it.
+        // Where no access token is asked for, there is nothing to ask userinfo with.
+        claims: (use) =>
+          use === 'id_token' && ctx.oidc?.params?.response_type !== 'id_token'
+            ? { sub: accountId }
+            : { ...toClaims(account), sub: accountId },
+      };
+    },
+
+    features: {
+      devInteractions: { enabled: false },
+      dPoP: { enabled: false },
+      pushedAuthorizationRequests: { enabled: false },
+      clientCredentials: { enabled: true },
+      userinfo: { enabled: true },
+      // Both are ours: the engine's refuse JWTs, and answer in another shape than the Web API reads.
+      introspection: { enabled: false },
+      revocation: { enabled: false },
+      rpInitiatedLogout: { enabled: true, ...signOutViews(context) },
+      resourceIndicators: {
+        enabled: true,
+        async defaultResource(ctx, client, oneOf) {
+          const [granted] = oneOf ?? [];
+          return granted ?? settleScopes(ctx, registrationOf(client), registry).indicator;
+        },
+        async getResourceServerInfo(ctx, indicator, client) {
+          const registration = registrationOf(client);
+          if (
+            registration.ClientCredentialsSubject === 'Account' &&
+            registration.Flow === 'ClientCredentials'
+          ) {
+            await loadClientAccount(ctx, registration);
+          }
+          refuseLostScopes(ctx.oidc.entities.AuthorizationCode?.scopes ?? [], registration);
+          // The indicator is ours, found from the scopes; a caller's own (RFC 8707) would go round their check.
+          const isSent = ctx.query.resource !== undefined || ctx.oidc.body?.resource !== undefined;
+          const target = isSent ? undefined : registry.findTarget(indicator);
+          if (target === undefined) throw new errors.InvalidTarget('name the resource by its scopes');
+          return toResourceServer(target, registration);
+        },
+        useGrantedResource: () => true,
+      },
+    },
+
+    extraTokenClaims: (ctx, token) => ({ ...extraTokenClaims(context, ctx, token.kind) }),
+    formats: {
+      customizers: {
+        jwt: (_ctx, token, jwt) => {
+          layOutToken(
+            context,
+            token as Parameters<typeof layOutToken>[1],
+            jwt as Parameters<typeof layOutToken>[2],
+          );
+        },
+      },
+    },
+
+    // Codes and tokens do not depend on the session row; signing out ends the grants of the session instead.
+    expiresWithSession: () => false,
+    issueRefreshToken: (_ctx, client, code) =>
+      client.grantTypeAllowed('refresh_token') && code.scopes.has(offlineAccess),
+    rotateRefreshToken: rotateOrProlong,
+    loadExistingGrant: createGrantLoader(context),
+    interactions: {
+      policy: createPolicy(context),
+      url: (_ctx, interaction) =>
+        `${basePathOf(server.PublicUrl)}/login/${interaction.uid}?client_id=${encodeURIComponent(String(interaction.params.client_id))}`,
+    },
+    renderError: (ctx, out, err) => renderProviderError(context, ctx, out, err),
+
+    ttl: {
+      AccessToken: (_ctx, _token, client) => registrationOf(client).AccessTokenLifetime,
+      ClientCredentials: (_ctx, _token, client) => registrationOf(client).AccessTokenLifetime,
+      AuthorizationCode: (_ctx, _token, client) => registrationOf(client).AuthorizationCodeLifetime,
+      IdToken: (_ctx, _token, client) => registrationOf(client).IdentityTokenLifetime,
+      RefreshToken: (_ctx, token, client) => refreshLifetime(registrationOf(client), token.totalLifetime()),
+      Interaction: () => server.InteractionLifetime,
+      // From the sign-in on, not from the last request: the session is not prolonged by use.
+      Session: (_ctx, { loginTs }) => Math.max(1, (loginTs ?? now()) + server.SessionLifetime - now()),
+    },
+
+    // Nothing that is offered makes the engine call out.
+    fetch: async () => {
+      throw new ServerError('ERR_INTERNAL', 'the provider makes no outgoing calls');
+    },
+  };
+
+  /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */
+  async function loadClientAccount(ctx: KoaContextWithOIDC, { ClientId }: Client): Promise<void> {
+    const account = await accounts.find(ClientId);
+    if (account === undefined || account.disabled) {
+      throw new errors.InvalidGrant(`there is no account ${ClientId}, or it is disabled`);
+    }
+    const { accountId } = account;
+    ctx.oidc.entity('Account', { accountId, claims: () => ({ sub: accountId }) });
+  }
+
+  /** OneTimeOnly rotates. ReUse keeps the handle and notes its use, and with Sliding its end moves. */
+  async function rotateOrProlong(ctx: KoaContextWithOIDC): Promise<boolean> {
+    const client = registrationOf(ctx.oidc.client);
+    const { RefreshToken: token } = ctx.oidc.entities;
+    // What the client may no longer have is refused by name, and the token stays for a narrower request.
+    const wanted = ctx.oidc.params?.scope === undefined ? (token?.scopes ?? []) : ctx.oidc.requestParamScopes;
+    refuseLostScopes(wanted, client);
+    if (client.RefreshTokenUsage === 'OneTimeOnly') return true;
+    if (token !== undefined) {
+      const isSliding = client.RefreshTokenExpiration === 'Sliding';
+      const end = isSliding ? now() + refreshLifetime(client, token.totalLifetime()) : (token.exp ?? now());
+      await tokens.touch('RefreshToken', token.jti, end);
+    }
+    return false;
+  }
+}
+
+/** How much longer a refresh token lives whose family is `age` seconds old; at least a second. */
+function refreshLifetime(client: Client, age: number): number {
+  const { AbsoluteRefreshTokenLifetime, RefreshTokenExpiration, SlidingRefreshTokenLifetime } = client;
+  // 0, with Sliding alone: the use of the token is its only end.
+  const rest =
+    AbsoluteRefreshTokenLifetime === 0 ? Number.POSITIVE_INFINITY : AbsoluteRefreshTokenLifetime - age;
+  return Math.max(
+    1,
+    RefreshTokenExpiration === 'Sliding' ? Math.min(SlidingRefreshTokenLifetime, rest) : rest,
+  );
+}
+
+/** When the user is asked: to sign in, and to consent. */
+function createPolicy({ registry }: Context) {
+  const { Check, Prompt, base } = interactionPolicy;
+  const policy = base();
+
+  policy
+    .get('login')
+    ?.checks.add(
+      new Check(
+        'account_gone',
+        'the account of the session is disabled or removed',
+        ({ oidc }) => oidc.session?.accountId !== undefined && oidc.account === undefined,
+      ),
+    );
+  // A session made by a way of signing in that this client does not allow: back to the login page, not an error.
+  policy.get('login')?.checks.add(
+    new Check('way_not_allowed', 'the way of signing in is not allowed for the client', ({ oidc }) => {
+      const { session } = oidc;
+      if (session?.accountId === undefined) return false;
+      const client = registry.findClient(oidc.client?.clientId ?? '');
+      const { identityProvider } = fromMethods(session.amr, 0);
+      return identityProvider === 'local' && client?.EnableLocalLogin !== true;
+    }),
+  );
+
+  // Choosing another account is signing in again: there is one account in a session.
+  policy.add(new Prompt({ name: 'select_account', requestable: true }), 0);
+  policy.remove('consent');
+  policy.add(
+    new Prompt(
+      { name: 'consent', requestable: true },
+      // The grant loader has decided; a grant without an id is the engine's empty one.
+      new Check(
+        'consent_missing',
+        'the user has not consented',
+        registry.configuration.server.LegacyErrors ? 'interaction_required' : 'consent_required',
+        ({ oidc }) => oidc.entities.Grant?.jti === undefined,
+      ),
+    ),
+  );
+  return policy;
+}
+
+/**
+ * Derives the successor of a refresh token from the token itself, so that whoever repeats it within the grace
+ * gets the same successor and not a fork, and nothing that could be turned back is stored.
+ */
+function deriveSuccessors({ RefreshToken }: Provider, key: Buffer): void {
+  const { prototype } = RefreshToken as unknown as { prototype: { generateTokenId(): string } };
+  const { generateTokenId } = prototype;
+  prototype.generateTokenId = function generateSuccessor(this: object) {
+    const predecessor = currentContext()?.oidc.entities.RotatedRefreshToken?.jti;
+    if (predecessor === undefined) return generateTokenId.call(this);
+    return createHmac('sha256', key).update(predecessor).digest('base64url');
+  };
+}
+
+/** Puts `nbf`, `auth_time`, `idp` and `amr` into every ID token, as IdentityServer's had them. */
+function describeAuthentication({ IdToken }: Provider, now: () => number): void {
+  interface Issuable {
+    available: { amr?: readonly string[]; auth_time?: number };
+    set(name: string, value: unknown): void;
+  }
+  const prototype = IdToken.prototype as unknown as {
+    issue(this: Issuable, options: { use: string }): Promise<string>;
+  };
+  const { issue } = prototype;
+  prototype.issue = function issueDescribed(options) {
+    const { amr, auth_time: authTime } = this.available;
+    if (options.use === 'idtoken' && authTime !== undefined) {
+      const { identityProvider, methods } = fromMethods(amr, authTime);
+      this.set('nbf', now());
+      this.set('auth_time', authTime);
+      this.set('idp', identityProvider);
+      this.set('amr', methods);
+    }
+    return issue.call(this, options);
+  };
+}

@@ -1,0 +1,158 @@
+/**
+ * Signing out at `connect/endsession` (OpenID Connect RP-Initiated Logout 1.0), and the engine's error page.
+ *
+ * Who comes with an ID token of the signed-in user is signed out at once; anybody else is asked, so that no
+ * other site can sign a user out. All of it works without scripts.
+ */
+import type { Context as KoaContext } from 'koa';
+import { type ErrorOut, errors, type KoaContextWithOIDC, type Provider } from 'oidc-provider';
+import type { ServerContext } from '../context.ts';
+import { errorPage, interactionExpiredPage } from '../pages/notices.ts';
+import { signedOutPage, signOutPage, staySignedInPage } from '../pages/sign-out.ts';
+import { findWayBack } from '../registry/client-metadata.ts';
+import { endSessionGrants } from './grants.ts';
+
+type Context = Pick<ServerContext, 'brand' | 'log' | 'registry' | 'tokens'>;
+
+interface SignOutState {
+  readonly secret?: string;
+  readonly clientId?: string;
+  readonly postLogoutRedirectUri?: string;
+  readonly state?: string;
+}
+
+/** The two views of the engine's sign-out. */
+export function signOutViews({ brand, registry }: Pick<Context, 'brand' | 'registry'>) {
+  return {
+    async logoutSource(ctx: KoaContextWithOIDC): Promise<void> {
+      const { oidc } = ctx;
+      const { secret, clientId } = (oidc.session?.state ?? {}) as SignOutState;
+      const client = registry.findClient(clientId ?? '');
+      ctx.body = signOutPage({
+        brand,
+        formHtml: { action: new URL(oidc.urlFor('end_session_confirm')).pathname, xsrf: secret ?? '' },
+        stayUrl: `${new URL(oidc.urlFor('end_session')).pathname}/stay?${new URLSearchParams({ client_id: clientId ?? '' })}`,
+        clientName: client?.ClientName,
+        userName: oidc.session?.accountId,
+      });
+    },
+
+    async postLogoutSuccessSource(ctx: KoaContextWithOIDC): Promise<void> {
+      ctx.type = 'html';
+      const client = registry.findClient(ctx.oidc.client?.clientId ?? '');
+      ctx.body = signedOutPage({
+        brand,
+        clientName: client?.ClientName,
+        backUrl: client && findWayBack(client),
+      });
+    },
+  };
+}
+
+/**
+ * Completes what the engine's sign-out leaves: skips its question where the caller has proved to be the user's
+ * client, skips its pages with a script where there is nothing to ask, and ends the grants of the session.
+ */
+export function completeSignOut(engine: Provider, { log, tokens }: Pick<Context, 'log' | 'tokens'>): void {
+  engine.use(async (koaContext, next) => {
+    await next();
+    const ctx = koaContext as unknown as KoaContextWithOIDC;
+    const { oidc } = ctx as Partial<KoaContextWithOIDC>;
+    const session = oidc?.session;
+    if (oidc === undefined || session === undefined) return;
+    const state = (session.state ?? {}) as SignOutState;
+
+    if (oidc.route === 'end_session' && ctx.status === 200) {
+      const isProved = oidc.entities.IdTokenHint?.payload.sub === session.accountId;
+      if (session.accountId !== undefined && !isProved) return;
+      await endSession(ctx);
+      engine.emit('end_session.success', ctx);
+      const { clientId, postLogoutRedirectUri } = state;
+      const target = new URL(postLogoutRedirectUri ?? oidc.urlFor('end_session_success'));
+      if (postLogoutRedirectUri === undefined && clientId !== undefined) {
+        target.searchParams.set('client_id', clientId);
+      }
+      if (postLogoutRedirectUri !== undefined && state.state !== undefined) {
+        target.searchParams.set('state', state.state);
+      }
+      redirect(ctx, target.href);
+    } else if (oidc.route === 'end_session_confirm' && (session as { destroyed?: boolean }).destroyed) {
+      await endSessionGrants({ tokens }, session.authorizations);
+      log.debug({ accountId: session.accountId }, 'grants of the session ended');
+    } else if (oidc.route === 'resume' && state.postLogoutRedirectUri?.endsWith(ctx.path)) {
+      // Somebody else has signed in within the session: the first user is signed out, and the engine goes on.
+      await endSession(ctx);
+      redirect(ctx, state.postLogoutRedirectUri);
+    }
+  });
+
+  async function endSession(ctx: KoaContextWithOIDC): Promise<void> {
+    const { session } = ctx.oidc;
+    const authorizations = session?.authorizations;
+    await session?.destroy();
+    await endSessionGrants({ tokens }, authorizations);
+    ctx.cookies.set(engine.cookieName('session'), null, { path: '/', overwrite: true });
+  }
+
+  function redirect(ctx: KoaContextWithOIDC, url: string): void {
+    ctx.status = 303;
+    ctx.redirect(url);
+    ctx.body = '';
+  }
+}
+
+/** Makes the answer to the question of sign-out when it was no: nothing has happened. */
+export function createStayPage({ brand, registry }: Pick<Context, 'brand' | 'registry'>) {
+  return function showStay(ctx: KoaContext): void {
+    const client = registry.findClient(String(ctx.query.client_id ?? ''));
+    ctx.type = 'html';
+    ctx.body = staySignedInPage({
+      brand,
+      clientName: client?.ClientName,
+      backUrl: client && findWayBack(client),
+    });
+  };
+}
+
+/** The page for what the engine refuses: its words, a code, the request's id, and a way back where it is known. */
+export async function renderProviderError(
+  { brand, registry, tokens }: Context,
+  ctx: KoaContextWithOIDC,
+  out: ErrorOut,
+  err: Error,
+): Promise<void> {
+  if (ctx.oidc.route === 'token' || ctx.oidc.route === 'userinfo') {
+    // For programs, whatever their Accept says (RFC 6749 section 5.2): Java's default asks for HTML.
+    ctx.body = out;
+    return;
+  }
+  ctx.type = 'html';
+  const requestId = (ctx.state as { requestId?: string }).requestId;
+  if (err instanceof errors.SessionNotFound && ctx.oidc.route === 'resume') {
+    const uid = ctx.path.slice(ctx.path.lastIndexOf('/') + 1);
+    const interaction = await tokens.find('Interaction', uid);
+    const client = registry.findClient(interaction?.clientId ?? '');
+    ctx.body = interactionExpiredPage({
+      brand,
+      clientName: client?.ClientName,
+      backUrl: client && findWayBack(client),
+    });
+    return;
+  }
+  ctx.body = errorPage({
+    brand,
+    message: explain(out, err),
+    code: out.error,
+    requestId,
+  });
+}
+
+/** What a person at a browser is told; the engine's words are for whoever integrates the client. */
+function explain({ error, error_description: description }: ErrorOut, err: Error): string {
+  if (error === 'server_error') return 'Something went wrong here. It has been logged.';
+  if (err instanceof errors.InvalidClient) return 'The application that sent you here is not registered.';
+  if (err instanceof errors.InvalidRedirectUri) {
+    return 'The application that sent you here asked for an answer to an address that is not registered for it.';
+  }
+  return `The request could not be answered: ${description ?? error}.`;
+}

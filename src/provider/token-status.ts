@@ -1,0 +1,333 @@
+/**
+ * Whether a token is good, and how it ends: `connect/introspect` in IdentityServer3's shape for resources, as
+ * RFC 7662 has it for clients, and `connect/revocation` (RFC 7009). Both take reference tokens and JWTs.
+ */
+
+import type { Context } from 'koa';
+import { errors } from 'oidc-provider';
+import type { Client, Resource } from '../config/load.ts';
+import type { ServerContext } from '../context.ts';
+import { readForm } from '../http/form.ts';
+import { isPublic } from '../registry/client-metadata.ts';
+import type { StoredToken } from '../store/tokens.ts';
+import {
+  type AccessTokenVerifier,
+  type ExtraTokenClaims,
+  type IdTokenVerifier,
+  toScopes,
+} from './access-token.ts';
+import { type Credentials, parseBasic, verifySecret } from './client-authentication.ts';
+import { type AccessTokenFacts, toClientClaims, toTokenClaims } from './token-layout.ts';
+
+type Needs = Pick<ServerContext, 'accounts' | 'keys' | 'log' | 'now' | 'registry' | 'tokens'>;
+
+/** What a caller accepts who wants the answer of introspection signed (RFC 9701 section 4). */
+const signedAnswer = 'application/token-introspection+jwt';
+
+type Caller = { kind: 'client'; client: Client } | { kind: 'resource'; resource: Resource };
+
+/** A token that is good at this moment. */
+interface LiveToken {
+  readonly kind: 'access' | 'refresh';
+  readonly facts: AccessTokenFacts;
+}
+
+export interface TokenStatusHandlers {
+  introspect(ctx: Context): Promise<void>;
+  revoke(ctx: Context): Promise<void>;
+  /** IdentityServer3's `connect/accessTokenValidation`: the claims of a good access token, or 400. No caller. */
+  validateAccessToken(ctx: Context): Promise<void>;
+  /** IdentityServer3's `connect/identityTokenValidation`: the claims of a good ID token of `client_id`, or 400. */
+  validateIdentityToken(ctx: Context): Promise<void>;
+  /** Answers a browser that asks whether its script may call revocation (CORS preflight). */
+  allowRevocation(ctx: Context): void;
+}
+
+/** Makes the handlers of the two endpoints. */
+export function createTokenStatus(
+  { accounts, keys, log, now, registry, tokens }: Needs,
+  {
+    verifyAccessToken,
+    verifyIdToken,
+  }: { verifyAccessToken: AccessTokenVerifier; verifyIdToken: IdTokenVerifier },
+): TokenStatusHandlers {
+  return {
+    async introspect(ctx) {
+      const form = await readForm(ctx);
+      const caller = authenticate(ctx, form);
+      // RFC 7662 section 2.1: who asks must have proved who it is.
+      if (caller.kind === 'client' && isPublic(caller.client)) throw refuse(ctx, caller.client.ClientId);
+      const value = requireToken(form);
+      const live = await findLive(value);
+      const answer = live === undefined ? { active: false } : describe(live, caller);
+      log.info({ ...callerFields(caller), active: answer.active }, 'token introspected');
+      if (ctx.accepts('json', signedAnswer) !== signedAnswer) {
+        ctx.body = answer;
+        return;
+      }
+      // RFC 9701 section 5.
+      const { PublicUrl: iss } = registry.configuration.server;
+      const claims = { iss, aud: nameOf(caller), iat: now(), token_introspection: answer };
+      ctx.type = signedAnswer;
+      ctx.body = await keys.signJwt(claims, { typ: 'token-introspection+jwt' });
+    },
+
+    async revoke(ctx) {
+      const form = await readForm(ctx);
+      const caller = authenticate(ctx, form);
+      if (caller.kind === 'resource') throw refuse(ctx, caller.resource.Name);
+      const origin = ctx.get('origin');
+      if (caller.client.AllowedCorsOrigins.includes(origin)) ctx.set('Access-Control-Allow-Origin', origin);
+      ctx.vary('Origin');
+      const value = requireToken(form);
+      await end(value, caller.client);
+      // Unknown, foreign and already ended tokens are answered alike (RFC 7009 section 2.2).
+      ctx.status = 200;
+      ctx.body = '';
+      // There is nothing that has a type; oidc-client-ts refuses one that is not JSON.
+      ctx.remove('Content-Type');
+      log.info(callerFields(caller), 'token revoked');
+    },
+
+    async validateAccessToken(ctx) {
+      const { token, expectedScope } = await readParameters(ctx);
+      const live = token === undefined ? undefined : await findLive(token);
+      const isExpected = expectedScope === undefined || live?.facts.scopes.includes(expectedScope) === true;
+      if (live === undefined || live.kind !== 'access' || !isExpected) return refuseValidation(ctx);
+      const claims = toTokenClaims('IdentityServer3', live.facts);
+      ctx.body = Object.fromEntries(Object.entries(claims).map(([name, claim]) => [name, toScalar(claim)]));
+    },
+
+    async validateIdentityToken(ctx) {
+      const { token, client_id: clientId } = await readParameters(ctx);
+      const client = registry.findClient(clientId ?? '');
+      const claims =
+        token === undefined || client === undefined ? undefined : await verifyIdToken(token, client.ClientId);
+      if (claims === undefined) return refuseValidation(ctx);
+      ctx.body = Object.fromEntries(Object.entries(claims).map(([name, claim]) => [name, toScalar(claim)]));
+    },
+
+    allowRevocation(ctx) {
+      const origin = ctx.get('origin');
+      const clients = [...registry.configuration.clients.values()];
+      ctx.status = 204;
+      ctx.vary('Origin');
+      if (!clients.some(({ Enabled, AllowedCorsOrigins }) => Enabled && AllowedCorsOrigins.includes(origin)))
+        return;
+      ctx.set({
+        'Access-Control-Allow-Origin': origin,
+        'Access-Control-Allow-Methods': 'POST',
+        'Access-Control-Allow-Headers': 'Authorization, Content-Type',
+        'Access-Control-Max-Age': '3600',
+      });
+    },
+  };
+
+  /** The caller by id and secret; a public client by its id alone, which may only revoke. */
+  function authenticate(ctx: Context, form: Readonly<Record<string, string>>): Caller {
+    const header = ctx.get('authorization') || undefined;
+    if (header !== undefined && form.client_secret !== undefined) {
+      throw new errors.InvalidRequest('client authentication must only be provided using one mechanism');
+    }
+    const inBody = form.client_id;
+    if (header !== undefined && inBody !== undefined && !parseBasic(header).some(({ id }) => id === inBody)) {
+      throw new errors.InvalidRequest('client_id mismatch');
+    }
+    const sent: readonly Credentials[] =
+      header === undefined
+        ? form.client_id === undefined
+          ? []
+          : [{ id: form.client_id, secret: form.client_secret ?? '' }]
+        : parseBasic(header);
+    for (const { id, secret } of sent) {
+      const resource = registry.findResource(id);
+      if (resource !== undefined && secret !== '' && verifySecret(resource.Secrets, secret, now())) {
+        return { kind: 'resource', resource };
+      }
+      const client = registry.findClient(id);
+      if (client === undefined) continue;
+      const isPublicCaller = isPublic(client) && secret === '' && header === undefined;
+      if (isPublicCaller || (secret !== '' && verifySecret(client.ClientSecrets, secret, now()))) {
+        return { kind: 'client', client };
+      }
+    }
+    throw refuse(ctx, sent[0]?.id);
+  }
+
+  function refuse(ctx: Context, id: string | undefined): Error {
+    log.info({ clientId: id?.slice(0, 100), path: ctx.path }, 'caller refused');
+    ctx.set('WWW-Authenticate', `Basic realm="${registry.configuration.server.PublicUrl}"`);
+    return new errors.InvalidClientAuth('unknown caller or wrong secret');
+  }
+
+  async function findLive(value: string): Promise<LiveToken | undefined> {
+    const live = value.includes('.') ? await findLiveJwt(value) : await findLiveReference(value);
+    // A client that has been disabled or removed takes its tokens with it while it is gone.
+    return live !== undefined && registry.findClient(live.facts.clientId) !== undefined ? live : undefined;
+  }
+
+  async function findLiveJwt(jwt: string): Promise<LiveToken | undefined> {
+    const verified = await verifyAccessToken(jwt);
+    if (verified === undefined) return undefined;
+    const { claims, grantId, scopes } = verified;
+    const { isRevoked, grantIsThere } = await tokens.findRevocation(jwt, grantId);
+    if (isRevoked || (grantId !== '' && !grantIsThere)) return undefined;
+    // RFC 9068 names the client as the subject where there is no account.
+    const runsAsAccount = registry.findClient(claims.client_id)?.ClientCredentialsSubject === 'Account';
+    const subject = grantId === '' && !runsAsAccount ? undefined : claims.sub;
+    if (grantId === '' && subject !== undefined && !(await isAccountEnabled(subject))) return undefined;
+    const {
+      idp,
+      amr,
+      auth_time: authTime,
+    } = claims as { idp?: string; amr?: readonly string[]; auth_time?: number };
+    return {
+      kind: 'access',
+      facts: {
+        issuer: String(claims.iss),
+        audience: String(claims.aud),
+        clientId: claims.client_id,
+        subject,
+        scopes,
+        issuedAt: claims.iat ?? claims.nbf ?? 0,
+        expiresAt: claims.exp,
+        tokenId: claims.jti ?? '',
+        showsTokenId: claims.jti !== undefined,
+        clientClaims: toClientClaims(claims),
+        authentication:
+          authTime === undefined
+            ? undefined
+            : {
+                authTime,
+                identityProvider: idp === 'idsrv' ? 'local' : (idp ?? 'local'),
+                methods: (amr ?? []).map((method) => (method === 'password' ? 'pwd' : method)),
+              },
+      },
+    };
+  }
+
+  async function findLiveReference(value: string): Promise<LiveToken | undefined> {
+    const { token, grantIsThere } = await tokens.findWithGrant(value);
+    if (token === undefined || !grantIsThere) return undefined;
+    const kind = { AccessToken: 'access', ClientCredentials: 'access', RefreshToken: 'refresh' }[token.model];
+    if (kind === undefined || (kind === 'refresh' && token.consumedAt !== null)) return undefined;
+    const facts = toFacts(token);
+    const isForClient = token.model === 'ClientCredentials';
+    if (isForClient && facts.subject !== undefined && !(await isAccountEnabled(facts.subject)))
+      return undefined;
+    return { kind: kind as LiveToken['kind'], facts };
+  }
+
+  /** A client's own account has no grant that would end with it. */
+  async function isAccountEnabled(name: string): Promise<boolean> {
+    const account = await accounts.find(name);
+    return account !== undefined && !account.disabled;
+  }
+
+  function toFacts({ payload, expiresAt }: StoredToken): AccessTokenFacts {
+    const { accountId, aud, clientId, extra, iat, scope } = JSON.parse(payload) as {
+      accountId?: string;
+      aud?: string;
+      clientId: string;
+      extra?: ExtraTokenClaims;
+      iat: number;
+      scope?: string;
+    };
+    const issuer = registry.configuration.server.PublicUrl;
+    return {
+      issuer,
+      audience: aud ?? `${issuer}/resources`,
+      clientId,
+      subject: accountId ?? extra?.sub,
+      scopes: toScopes(scope),
+      issuedAt: iat,
+      expiresAt,
+      tokenId: extra?.tokenId ?? '',
+      showsTokenId: extra?.tokenId !== undefined,
+      clientClaims: toClientClaims(extra?.clientClaims ?? {}),
+      authentication: extra?.authentication,
+    };
+  }
+
+  function describe(
+    { kind, facts }: LiveToken,
+    caller: Caller,
+  ): Record<string, unknown> & { active: boolean } {
+    if (caller.kind === 'client') {
+      // Another client's token is none of its business (RFC 7662 section 4).
+      if (caller.client.ClientId !== facts.clientId) return { active: false };
+      const { authentication, ...rest } = facts;
+      return {
+        active: true,
+        scope: rest.scopes.join(' '),
+        client_id: rest.clientId,
+        token_type: kind === 'access' ? 'Bearer' : undefined,
+        exp: rest.expiresAt,
+        iat: rest.issuedAt,
+        sub: rest.subject,
+        username: rest.subject,
+        aud: kind === 'access' ? rest.audience : undefined,
+        iss: rest.issuer,
+        auth_time: authentication?.authTime,
+      };
+    }
+    const { resource } = caller;
+    const own = new Set(resource.Scopes.map(({ Name }) => Name));
+    const shared = facts.scopes.filter((scope) => own.has(scope));
+    if (kind !== 'access' || shared.length === 0) return { active: false };
+    const claims = toTokenClaims(resource.TokenLayout, facts);
+    return {
+      ...Object.fromEntries(Object.entries(claims).map(([name, claim]) => [name, toScalar(claim)])),
+      scope: (resource.AllowUnrestrictedIntrospection ? facts.scopes : shared).join(' '),
+      active: true,
+    };
+  }
+
+  async function end(value: string, client: Client): Promise<void> {
+    if (value.includes('.')) {
+      const verified = await verifyAccessToken(value);
+      if (verified === undefined || verified.claims.client_id !== client.ClientId) return;
+      await tokens.revokeJwt(value, { clientId: client.ClientId, expiresAt: verified.claims.exp });
+      return;
+    }
+    const { token } = await tokens.findWithGrant(value);
+    if (token === undefined || token.clientId !== client.ClientId) return;
+    if (token.model === 'RefreshToken') {
+      const { grantId } = JSON.parse(token.payload) as { grantId: string };
+      await tokens.revokeGrant(grantId);
+    } else if (token.model === 'AccessToken' || token.model === 'ClientCredentials') {
+      // The refresh token beside it stays good.
+      await tokens.destroy(token.model, value);
+    }
+  }
+}
+
+/** From the query or from a form, as IdentityServer3 took them. */
+async function readParameters(ctx: Context): Promise<Readonly<Record<string, string | undefined>>> {
+  if (ctx.method === 'POST') return readForm(ctx);
+  return Object.fromEntries(new URLSearchParams(ctx.querystring));
+}
+
+/** The refusal in the form of the framework that IdentityServer3 was written in. */
+function refuseValidation(ctx: Context): void {
+  ctx.status = 400;
+  ctx.body = { Message: 'The token is invalid.' };
+}
+
+function requireToken(form: Readonly<Record<string, string>>): string {
+  if (!form.token) throw new errors.InvalidRequest('missing required parameter token');
+  return form.token;
+}
+
+function nameOf(caller: Caller): string {
+  return caller.kind === 'client' ? caller.client.ClientId : caller.resource.Name;
+}
+
+function callerFields(caller: Caller): Record<string, string> {
+  return caller.kind === 'client' ? { clientId: caller.client.ClientId } : { resource: caller.resource.Name };
+}
+
+/** IdentityServer3 wrote a claim that occurs once as a value and one that is repeated as an array. */
+function toScalar(claim: unknown): unknown {
+  return Array.isArray(claim) && claim.length === 1 ? claim[0] : claim;
+}

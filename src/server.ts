@@ -1,0 +1,336 @@
+/**
+ * The composition root: builds everything once, mounts it on one listener, starts and stops it. It knows all;
+ * what it builds knows only what it is handed.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { extname } from 'node:path';
+import Router from '@koa/router';
+import Koa, { type Context, type Middleware } from 'koa';
+import compose from 'koa-compose';
+import { createAccounts } from './accounts/accounts.ts';
+import { type Configuration, loadConfiguration } from './config/load.ts';
+import { watchConfiguration } from './config/watch.ts';
+import type { ServerContext } from './context.ts';
+import { ConfigurationError } from './errors.ts';
+import { createCsrf } from './http/csrf.ts';
+import { openListener } from './http/listener.ts';
+import {
+  allowMethods,
+  answerErrors,
+  logRequests,
+  mountAt,
+  securityHeaders,
+  servePublicOrigin,
+} from './http/middleware.ts';
+import { type KeySource, loadKeys } from './keys/keys.ts';
+import { createLogger, type Logger } from './log.ts';
+import { createLoginRoutes } from './login/routes.ts';
+import type { Brand } from './pages/layout.ts';
+import { homePage } from './pages/notices.ts';
+import { stylesheet } from './pages/style.ts';
+import { createAccessTokenVerifier, createIdTokenVerifier } from './provider/access-token.ts';
+import { discoveryDocument } from './provider/discovery.ts';
+import { acceptOldCallers } from './provider/old-callers.ts';
+import { createProvider, type OidcProvider, routes } from './provider/provider.ts';
+import { completeSignOut, createStayPage } from './provider/sign-out.ts';
+import { createTokenStatus } from './provider/token-status.ts';
+import { basePathOf } from './registry/client-metadata.ts';
+import { createRegistry } from './registry/registry.ts';
+import { startCleanup } from './store/cleanup.ts';
+import { openDatabase } from './store/database.ts';
+import { createTokenAdapter } from './store/token-adapter.ts';
+import { createTokens } from './store/tokens.ts';
+
+export interface ServerOptions {
+  /** The folder with `server.json`. */
+  configDirectory: string;
+  env: Readonly<Record<string, string | undefined>>;
+  /** Seconds since the epoch; default the system's clock. */
+  now?: () => number;
+  /** Default one as `server.json` says. */
+  log?: Logger;
+}
+
+export interface RunningServer extends AsyncDisposable {
+  readonly issuer: string;
+  /** Where the listener really is, such as `http://127.0.0.1:5080`. */
+  readonly url: string;
+  readonly configuration: Configuration;
+  /** For tests that look at or disturb what the server uses. */
+  readonly context: ServerContext;
+  /** Reads the configuration again; a bad one is logged and changes nothing. Resolves when it has been decided. */
+  reload(): Promise<boolean>;
+}
+
+/**
+ * Starts Postern and resolves when it listens.
+ *
+ * @throws {ConfigurationError} with every issue of every file
+ * @throws {ServerError} ERR_DATABASE_UNAVAILABLE, ERR_FOREIGN_TABLE, ERR_SCHEMA_NEWER, ERR_KEY_UNUSABLE, ERR_LISTEN_FAILED
+ */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { configDirectory, env, now = () => Math.floor(Date.now() / 1000) } = options;
+  const configuration = await loadConfiguration(configDirectory, { env });
+  const { server: settings } = configuration;
+  const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
+
+  await using starting = new AsyncDisposableStack();
+  const db = starting.use(await openDatabase({ client: 'sqlite', file: settings.Database.File, log, now }));
+  await db.migrate();
+  const accounts = createAccounts({ db: db.knex, now });
+  await accounts.seed(configuration.demoAccounts);
+
+  const keys = await loadKeys(toKeySource(configuration));
+  const registry = createRegistry(configuration);
+  const assets = createAssets(configuration);
+  const context: ServerContext = {
+    log,
+    now,
+    db,
+    tokens: createTokens({ db, now }),
+    accounts,
+    registry,
+    keys,
+    brand: assets.brand,
+  };
+
+  const verifyAccessToken = createAccessTokenVerifier(context);
+  const adapter = createTokenAdapter({
+    tokens: context.tokens,
+    now,
+    refreshGraceSeconds: (clientId) => registry.findClient(clientId)?.RefreshTokenGraceSeconds ?? 0,
+  });
+  const provider = createProvider(context, { adapter, verifyAccessToken });
+  completeSignOut(provider.engine, context);
+  provider.buildClients(configuration)();
+
+  const { app, refreshDocuments } = createApp(context, {
+    provider,
+    assets: assets.routes,
+    verifyAccessToken,
+  });
+  const listener = starting.use(await openListener(app.callback(), settings.Listener));
+  starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
+
+  async function reload(): Promise<boolean> {
+    try {
+      const next = await loadConfiguration(configDirectory, { env });
+      if (next.server.PublicUrl !== settings.PublicUrl || next.server.Environment !== settings.Environment) {
+        // Audiences and what is allowed in the other files follow from these two.
+        log.error(
+          'PublicUrl or Environment has changed in server.json: nothing is reloaded until the next start',
+        );
+        return false;
+      }
+      if (next.hash === registry.configuration.hash) return true;
+      if (next.clients.size === 0 && registry.configuration.clients.size > 0) {
+        log.error(
+          'there is no client any more, as while a folder is exchanged; the configuration in force stays',
+        );
+        return false;
+      }
+      const putInForce = provider.buildClients(next);
+      if (JSON.stringify(next.server) !== JSON.stringify(settings)) {
+        log.warn('server.json has changed: it takes effect at the next start');
+      }
+      // What server.json decided at the start stays as it is until then.
+      registry.replace({ ...next, server: settings });
+      putInForce();
+      refreshDocuments();
+      log.info({ clients: next.clients.size, resources: next.resources.size }, 'configuration reloaded');
+      return true;
+    } catch (err) {
+      if (!(err instanceof ConfigurationError)) {
+        log.error({ err }, 'configuration could not be read; the one in force stays');
+        return false;
+      }
+      for (const { file, path, message, hint } of err.issues) log.error({ file, path, hint }, message);
+      log.error({ issues: err.issues.length }, 'configuration refused; the one in force stays');
+      return false;
+    }
+  }
+  // One at a time: a reload that starts while another reads would be decided by whichever ends last.
+  let reloading: Promise<boolean> = Promise.resolve(true);
+  const reloadInTurn = () => {
+    reloading = reloading.then(reload);
+    return reloading;
+  };
+  starting.use(
+    watchConfiguration({
+      directory: configDirectory,
+      log,
+      onChange: async () => void (await reloadInTurn()),
+    }),
+  );
+  // A file written between the first reading and the watch would be seen by neither.
+  await reloadInTurn();
+
+  const running = starting.move();
+  const { url } = listener;
+  log.info({ issuer: settings.PublicUrl, url, environment: settings.Environment }, 'listening');
+  for (const { file, path, message } of configuration.deviations) log.warn({ file, path }, message);
+
+  return {
+    issuer: settings.PublicUrl,
+    url,
+    get configuration() {
+      return registry.configuration;
+    },
+    context,
+    reload: reloadInTurn,
+    async [Symbol.asyncDispose]() {
+      await running.disposeAsync();
+      log.info('stopped');
+    },
+  };
+}
+
+function toKeySource({ server }: Configuration): KeySource {
+  const { OidcSigningCertificate: certificate, CookieKeys: cookieKeys } = server;
+  if (certificate === undefined || cookieKeys === undefined) {
+    return { kind: 'generated', folder: `${server.DataFolder}/keys` };
+  }
+  return {
+    kind: 'files',
+    keyFile: certificate.KeyFile,
+    certificateFile: certificate.CertificateFile,
+    passphrase: certificate.Passphrase,
+    cookieKeys,
+  };
+}
+
+/** The stylesheet and the logo, named by their content so that browsers may keep them for ever. */
+function createAssets({ server }: Configuration): { brand: Brand; routes: Middleware } {
+  const { Name, LogoFile, AccentColor, AccentColorDark } = server.Branding;
+  const base = basePathOf(server.PublicUrl);
+  const files = new Map<string, { type: string; body: Buffer | string }>();
+  const add = (name: string, extension: string, body: Buffer | string) => {
+    const hash = createHash('sha256').update(body).digest('base64url').slice(0, 12);
+    const path = `/assets/${name}-${hash}${extension}`;
+    files.set(path, { type: extension, body });
+    return base + path;
+  };
+  const stylesheetUrl = add(
+    'postern',
+    '.css',
+    stylesheet({ accentColor: AccentColor, accentColorDark: AccentColorDark }),
+  );
+  const logoUrl =
+    LogoFile === undefined ? undefined : add('logo', extname(LogoFile).toLowerCase(), readFileSync(LogoFile));
+  return {
+    brand: { name: Name, stylesheetUrl, ...(logoUrl === undefined ? undefined : { logoUrl }) },
+    async routes(ctx, next) {
+      const file = files.get(ctx.path);
+      if (file === undefined || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) return next();
+      ctx.type = file.type;
+      ctx.set('Cache-Control', 'public, max-age=31536000, immutable');
+      ctx.body = file.body;
+    },
+  };
+}
+
+interface AppParts {
+  provider: OidcProvider;
+  assets: Middleware;
+  verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
+}
+
+function createApp(context: ServerContext, { provider, assets, verifyAccessToken }: AppParts) {
+  const { brand, keys, log, registry } = context;
+  const { server } = registry.configuration;
+  const publicUrl = new URL(server.PublicUrl);
+  const base = basePathOf(server.PublicUrl);
+  const { engine } = provider;
+
+  const app = new Koa();
+  app.proxy = true;
+  // The engine reads with its own context the cookies that are written with ours.
+  app.keys = engine.keys as string[];
+  app.on('error', (err) => log.error({ err }, 'request failed'));
+
+  const csrf = createCsrf(keys.deriveKey('csrf'));
+  const login = createLoginRoutes(context, { engine: () => engine, csrf });
+  const verifyIdToken = createIdTokenVerifier(context);
+  const status = createTokenStatus(context, { verifyAccessToken, verifyIdToken });
+
+  // Written once for each configuration: they are asked for more often than anything else.
+  let discovery = '';
+  const refreshDocuments = () => {
+    discovery = JSON.stringify(discoveryDocument(context));
+  };
+  refreshDocuments();
+  const jwks = JSON.stringify(keys.publicJwks);
+  const publishJson = (body: () => string) => (ctx: Context) => {
+    ctx.set({ 'Access-Control-Allow-Origin': '*', 'Cache-Control': 'public, max-age=300' });
+    ctx.type = 'json';
+    ctx.body = body();
+  };
+
+  const router = new Router();
+  router.get(
+    ['/.well-known/openid-configuration', '/.well-known/oauth-authorization-server'],
+    publishJson(() => discovery),
+  );
+  router.get(
+    [routes.jwks, '/.well-known/openid-configuration/jwks'],
+    publishJson(() => jwks),
+  );
+  router.get(`${routes.end_session}/stay`, createStayPage(context));
+  router.post(routes.introspection, status.introspect);
+  router.post(routes.revocation, status.revoke);
+  router.options(routes.revocation, status.allowRevocation);
+  if (server.EnableTokenValidationEndpoints) {
+    router.all('/connect/accessTokenValidation', status.validateAccessToken);
+    router.all('/connect/identityTokenValidation', status.validateIdentityToken);
+  }
+  router.get('/', (ctx) => {
+    ctx.type = 'html';
+    ctx.body = homePage({
+      brand,
+      issuer: server.PublicUrl,
+      discoveryUrl: `${server.PublicUrl}/.well-known/openid-configuration`,
+      development: server.Environment === 'Development',
+    });
+  });
+
+  const stack: Middleware[] = [
+    assets,
+    allowMethods(methodsOf),
+    router.routes() as unknown as Middleware,
+    login.routes() as unknown as Middleware,
+    acceptOldCallers(context),
+    ...(engine.middleware as unknown as Middleware[]),
+  ];
+
+  app.use(logRequests(context));
+  app.use(securityHeaders);
+  const programPaths = [routes.token, routes.userinfo, routes.introspection, routes.revocation];
+  app.use(
+    answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
+  );
+  app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));
+  app.use(mountAt(base, compose(stack) as Parameters<typeof mountAt>[1]));
+  app.use((ctx) => {
+    if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
+  });
+  return { app, refreshDocuments };
+}
+
+/** The methods of every fixed path under the base, in lower case. */
+const methodsOf: ReadonlyMap<string, readonly string[]> = new Map([
+  ['/', ['GET', 'HEAD']],
+  ['/.well-known/openid-configuration', ['GET', 'HEAD']],
+  ['/.well-known/oauth-authorization-server', ['GET', 'HEAD']],
+  ['/.well-known/openid-configuration/jwks', ['GET', 'HEAD']],
+  [routes.jwks, ['GET', 'HEAD']],
+  [routes.authorization, ['GET', 'HEAD', 'POST']],
+  [routes.token, ['POST', 'OPTIONS']],
+  [routes.userinfo, ['GET', 'POST', 'OPTIONS']],
+  [routes.introspection, ['POST']],
+  [routes.revocation, ['POST', 'OPTIONS']],
+  [routes.end_session, ['GET', 'HEAD', 'POST']],
+  [`${routes.end_session}/confirm`, ['POST']],
+  [`${routes.end_session}/success`, ['GET', 'HEAD']],
+  [`${routes.end_session}/stay`, ['GET', 'HEAD']],
+]);

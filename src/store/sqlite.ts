@@ -1,0 +1,89 @@
+/**
+ * SQLite as Node itself brings it, under knex: its better-sqlite3 dialect with the driver exchanged. No
+ * native module, nothing to compile.
+ */
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import BetterSqlite3Client from 'knex/lib/dialects/better-sqlite3/index.js';
+
+const busyTimeoutMs = 5_000;
+
+/** What knex's dialect reads of a prepared statement. */
+interface PreparedStatement {
+  reader: boolean;
+  all(bindings: readonly unknown[]): unknown[];
+  run(bindings: readonly unknown[]): { changes: number; lastInsertRowid: number };
+}
+
+/** The part of better-sqlite3's connection that knex's dialect uses, over `node:sqlite`; statements are kept. */
+class SqliteConnection {
+  readonly #db: DatabaseSync;
+  readonly #prepared = new Map<string, PreparedStatement>();
+
+  constructor(filename: string) {
+    this.#db = new DatabaseSync(filename, { timeout: busyTimeoutMs });
+    // WAL: readers never wait for the writer, and what was committed survives the death of the process.
+    this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 0;');
+  }
+
+  prepare(sql: string): PreparedStatement {
+    const known = this.#prepared.get(sql);
+    if (known !== undefined) return known;
+    const prepared = toPrepared(this.#db.prepare(sql));
+    // Schema statements and one-off queries come and go; the statements of the store are a few dozen.
+    if (this.#prepared.size < 200) this.#prepared.set(sql, prepared);
+    return prepared;
+  }
+
+  close(): void {
+    this.#prepared.clear();
+    this.#db.close();
+  }
+}
+
+function toPrepared(statement: StatementSync): PreparedStatement {
+  type Values = Parameters<StatementSync['all']>;
+  return {
+    reader: statement.columns().length > 0,
+    all: (bindings) => statement.all(...(bindings as Values)),
+    run(bindings) {
+      const { changes, lastInsertRowid } = statement.run(...(bindings as Values));
+      return { changes: Number(changes), lastInsertRowid: Number(lastInsertRowid) };
+    },
+  };
+}
+
+/** The knex dialect: pass it as `client`. The file and its folder are made if need be, readable by the owner alone. */
+export class NodeSqliteClient extends BetterSqlite3Client {
+  override _driver(): unknown {
+    return DatabaseSync;
+  }
+
+  /**
+   * Waits for another process that writes, by turns and not inside SQLite: its own wait would hold up every
+   * request, those that need no database too.
+   */
+  override async _query(connection: unknown, statement: object): Promise<object> {
+    const giveUpAt = performance.now() + busyTimeoutMs;
+    for (;;) {
+      try {
+        return await super._query(connection, statement);
+      } catch (err) {
+        const isBusy = ((err as { errcode?: number }).errcode ?? 0) % 256 === 5; // SQLITE_BUSY and its kinds
+        if (!isBusy || performance.now() > giveUpAt) throw err;
+        await sleep(5 + Math.random() * 20);
+      }
+    }
+  }
+
+  override async acquireRawConnection(): Promise<SqliteConnection> {
+    const { filename } = this.connectionSettings;
+    if (filename !== ':memory:') {
+      mkdirSync(dirname(filename), { recursive: true, mode: 0o700 });
+      closeSync(openSync(filename, 'a', 0o600));
+    }
+    return new SqliteConnection(filename);
+  }
+}

@@ -1,0 +1,218 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { createAccounts } from '../../src/accounts/accounts.ts';
+import { createLogger } from '../../src/log.ts';
+import { openDatabase } from '../../src/store/database.ts';
+import { createTokens, hashValue } from '../../src/store/tokens.ts';
+import { install } from './postern.ts';
+
+const password = 'Another-word-2';
+const now = () => Math.floor(Date.now() / 1000);
+
+/** An installation whose database is up to date, and the database itself. */
+async function installMigrated(t: TestContext) {
+  const installation = await install(t);
+  const { code, stdout } = await installation.run(['migrate']);
+  assert.equal(code, 0);
+  const log = createLogger({ level: 'silent', format: 'json' });
+  const file = join(installation.folder, 'data', 'postern.sqlite');
+  const db = await openDatabase({ client: 'sqlite', file, log, now });
+  t.after(() => db[Symbol.asyncDispose]());
+  const tokens = createTokens({ db, now });
+  return {
+    ...installation,
+    migrated: stdout,
+    db,
+    accounts: createAccounts({ db: db.knex, now }),
+    /** Stores a session of the account. */
+    async signIn(accountId: string) {
+      await tokens.insert({
+        id: hashValue(`session of ${accountId}`),
+        model: 'Session',
+        payload: '{}',
+        grantId: null,
+        uid: null,
+        userCode: null,
+        accountId,
+        clientId: null,
+        expiresAt: now() + 3600,
+      });
+    },
+    isSignedIn: async (accountId: string) =>
+      (await tokens.find('Session', `session of ${accountId}`)) !== undefined,
+  };
+}
+
+test('migrate makes the tables with the demo accounts, once, and --plan only tells', async (t) => {
+  const { run } = await install(t);
+
+  const plan = await run(['migrate', '--plan']);
+  assert.deepEqual([plan.code, plan.stdout], [0, '0001-tokens\n0002-accounts\n0003-last-use\n']);
+  assert.equal((await run(['migrate', '--plan'])).stdout, plan.stdout);
+
+  const first = await run(['migrate']);
+  assert.match(
+    first.stdout,
+    /^applied 0001-tokens\napplied 0002-accounts\napplied 0003-last-use\nadded the demo accounts .*alice.*\n$/,
+  );
+  assert.equal((await run(['migrate'])).stdout, 'nothing to migrate\n');
+  assert.equal((await run(['migrate', '--plan'])).stdout, 'nothing to migrate\n');
+});
+
+test('a command that needs the tables says how to make them', async (t) => {
+  const { run } = await install(t);
+
+  for (const args of [['account', 'list'], ['cleanup']]) {
+    const { code, stderr } = await run(args);
+    assert.equal(code, 78);
+    assert.match(
+      stderr,
+      /lacks the migrations 0001-tokens, 0002-accounts, 0003-last-use\n {2}run "postern migrate"/,
+    );
+  }
+});
+
+test('cleanup deletes what has expired and leaves the rest', async (t) => {
+  const { run, db, signIn, isSignedIn } = await installMigrated(t);
+  await signIn('alice');
+  await signIn('bob');
+  await db
+    .knex('OidcToken')
+    .where({ accountId: 'bob' })
+    .update({ expiresAt: now() - 1 });
+
+  const { code, stdout } = await run(['cleanup']);
+
+  assert.deepEqual([code, stdout], [0, 'deleted 1 expired row\n']);
+  assert.equal(await isSignedIn('alice'), true);
+  assert.equal((await db.knex('OidcToken')).length, 1);
+});
+
+test('an account is added with the first line of standard input as its password', async (t) => {
+  const { run, accounts } = await installMigrated(t);
+
+  const added = await run(
+    [
+      ...['account', 'add', 'Pat', '--display-name', 'Pat Example', '--email', 'pat@example.com'],
+      ...['--role', 'Admin', '--role', 'Interviewer', '--claim', 'department=IT', '--claim', 'group=a=b'],
+      ...['--claim', 'group=c', '--windows-name', 'EXAMPLE\\pat', '--must-change'],
+    ],
+    { input: `${password}\nmore\n` },
+  );
+
+  assert.deepEqual(added, { code: 0, stdout: 'added Pat\n', stderr: '' });
+  assert.deepEqual(
+    { ...(await accounts.verifyCredentials('pat', password)), proof: undefined },
+    {
+      kind: 'must-change',
+      proof: undefined,
+      account: {
+        accountId: 'Pat',
+        name: 'Pat',
+        displayName: 'Pat Example',
+        email: 'pat@example.com',
+        roles: ['Admin', 'Interviewer'],
+        claims: { department: 'IT', group: ['a=b', 'c'] },
+        windowsName: 'EXAMPLE\\pat',
+        disabled: false,
+        mustChangePassword: true,
+      },
+    },
+  );
+});
+
+test('an account without a password is added without asking for one', async (t) => {
+  const { run, accounts } = await installMigrated(t);
+
+  assert.equal((await run(['account', 'add', 'EXAMPLE\\pat', '--no-password'])).code, 0);
+  assert.deepEqual(await accounts.verifyCredentials('EXAMPLE\\pat', password), {
+    kind: 'refused',
+    reason: 'no-password',
+  });
+});
+
+test('an account that cannot be added is told with its code, and nothing is stored', async (t) => {
+  const { run, accounts } = await installMigrated(t);
+  const before = await accounts.list();
+  for (const [args, input, exitCode, reason] of [
+    [['ALICE'], `${password}\n`, 1, /ERR_ACCOUNT_EXISTS/],
+    [['Zo\u00eb'], `${password}\n`, 1, /ERR_ACCOUNT_NAME_INVALID/],
+    [['pat'], 'short\n', 1, /ERR_PASSWORD_UNACCEPTABLE/],
+    [['pat', '--email', 'nobody'], `${password}\n`, 1, /ERR_REQUEST_INVALID/],
+    [['pat'], '', 64, /standard input ended/],
+    [['pat'], '\n', 64, /nothing was given/],
+  ] as const) {
+    const { code, stdout, stderr } = await run(['account', 'add', ...args], { input });
+    assert.deepEqual([code, stdout], [exitCode, ''], stderr);
+    assert.match(stderr, reason);
+    assert.doesNotMatch(stderr, new RegExp(password));
+  }
+  assert.deepEqual(await accounts.list(), before);
+});
+
+test('a changed password ends what was signed in with the old one, for that account only', async (t) => {
+  const { run, accounts, signIn, isSignedIn } = await installMigrated(t);
+  await signIn('alice');
+  await signIn('bob');
+
+  const { code, stdout } = await run(['account', 'passwd', 'ALICE'], { input: password });
+
+  assert.deepEqual(
+    [code, stdout],
+    [0, 'changed the password of alice, and ended its sessions and grants (1 rows)\n'],
+  );
+  assert.equal((await accounts.verifyCredentials('alice', password)).kind, 'accepted');
+  assert.deepEqual([await isSignedIn('alice'), await isSignedIn('bob')], [false, true]);
+
+  assert.equal((await run(['account', 'passwd', 'alice', '--must-change'], { input: password })).code, 0);
+  assert.equal((await accounts.verifyCredentials('alice', password)).kind, 'must-change');
+});
+
+test('a disabled account is signed out, and may be enabled again', async (t) => {
+  const { run, accounts, signIn, isSignedIn } = await installMigrated(t);
+  await signIn('alice');
+
+  assert.equal((await run(['account', 'disable', 'Alice'])).code, 0);
+  assert.equal((await accounts.find('alice'))?.disabled, true);
+  assert.equal(await isSignedIn('alice'), false);
+  assert.match((await run(['account', 'list'])).stdout, /^alice .*disabled$/m);
+
+  assert.deepEqual((await run(['account', 'enable', 'alice'])).stdout, 'enabled alice\n');
+  assert.equal((await accounts.find('alice'))?.disabled, false);
+});
+
+test('a removed account is signed out, and its name is not given away again', async (t) => {
+  const { run, accounts, signIn, isSignedIn } = await installMigrated(t);
+  await signIn('alice');
+
+  assert.equal((await run(['account', 'remove', 'Alice', '--yes'])).code, 0);
+
+  assert.equal(await accounts.find('alice'), undefined);
+  assert.equal(await isSignedIn('alice'), false);
+  assert.doesNotMatch((await run(['account', 'list'])).stdout, /alice/);
+  const again = await run(['account', 'add', 'alice'], { input: password });
+  assert.equal(again.code, 1);
+  assert.match(again.stderr, /ERR_ACCOUNT_REMOVED/);
+});
+
+test('an account that is not there is told with its code', async (t) => {
+  const { run } = await installMigrated(t);
+  for (const command of ['passwd', 'disable', 'enable', 'remove']) {
+    const { code, stderr } = await run(['account', command, 'nobody'], { input: password });
+    assert.equal(code, 1);
+    assert.match(stderr, /there is no account "nobody" \(ERR_ACCOUNT_UNKNOWN\)/);
+  }
+});
+
+test('the list is for people, and with --json for programs, and holds no password hash', async (t) => {
+  const { run } = await installMigrated(t);
+
+  const forPeople = await run(['account', 'list']);
+  const forPrograms = await run(['account', 'list', '--json']);
+
+  assert.match(forPeople.stdout, /^alice .*alice@example\.com/m);
+  const accounts = JSON.parse(forPrograms.stdout) as { name: string }[];
+  assert.ok(accounts.some(({ name }) => name === 'EXAMPLE\\carol'));
+  assert.doesNotMatch(forPeople.stdout + forPrograms.stdout, /argon2/);
+});

@@ -1,0 +1,139 @@
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { install } from './postern.ts';
+
+test('help names every command and ends well', async (t) => {
+  const { run } = await install(t);
+
+  const { code, stdout, stderr } = await run(['--help']);
+
+  assert.equal(code, 0);
+  assert.equal(stderr, '');
+  for (const command of [
+    'start',
+    'check-config',
+    'print-schema',
+    'docs',
+    'migrate',
+    'cleanup',
+    'account',
+    'client',
+    'token',
+    'login',
+  ]) {
+    assert.match(stdout, new RegExp(`^ {2}${command}\\b`, 'm'));
+  }
+  assert.match((await run(['account', 'add', '--help'])).stdout, /--must-change/);
+});
+
+test('the version is that of the package', async (t) => {
+  const { run } = await install(t);
+  const manifest = await readFile(join(import.meta.dirname, '..', '..', 'package.json'), 'utf8');
+
+  assert.equal((await run(['--version'])).stdout, `${JSON.parse(manifest).version}\n`);
+});
+
+test('a command line that is wrong ends with 64 and says what is wrong', async (t) => {
+  const { run } = await install(t);
+  for (const [args, reason] of [
+    [['strat'], /unknown command 'strat'/],
+    [['--nonsense'], /unknown option '--nonsense'/],
+    [['account', 'ad'], /unknown command 'ad'/],
+    [['account', 'add'], /missing required argument 'name'/],
+    [['account', 'list', 'all'], /too many arguments/],
+    [['account', 'add', 'pat', '--claim', 'department'], /not of the form name=value/],
+    [['client', 'add', 'app'], /required option '--flow <flow>' not specified/],
+    [['client', 'add', 'app', '--flow', 'Sideways'], /--flow Sideways/],
+    [['token', 'batch', '--timeout', '1.5'], /whole number of seconds/],
+    [['token', 'nobody'], /there is no client "nobody"/],
+    [['print-schema', 'constructor'], /there is no schema "constructor"/],
+  ] as const) {
+    const { code, stdout, stderr } = await run(args);
+    assert.deepEqual([code, stdout], [64, ''], `${args.join(' ')}: ${stderr}`);
+    assert.match(stderr, reason);
+    assert.match(stderr, /^postern: /);
+    assert.doesNotMatch(stderr, /^ +at /m);
+  }
+});
+
+test('a configuration that is wrong ends with 78 and every issue of every file', async (t) => {
+  const { run, write } = await install(t);
+  await write('config/clients/broken.json', '{ "Flow": "ResourceOwner", "EnableLocalLogn": true }');
+  await write('config/clients/worse.json', '{ "Flow": ');
+
+  for (const args of [['check-config'], [], ['account', 'list'], ['migrate'], ['token', 'batch']]) {
+    const { code, stdout, stderr } = await run(args);
+    assert.deepEqual([code, stdout], [78, ''], args.join(' '));
+    assert.match(stderr, /ERR_CONFIG_INVALID/);
+    assert.match(stderr, /config\/clients\/broken\.json {2}EnableLocalLogn: .*\n.*EnableLocalLogin/);
+    assert.match(stderr, /config\/clients\/worse\.json/);
+    assert.doesNotMatch(stderr, /^ +at /m);
+  }
+});
+
+test('a folder without a configuration is named', async (t) => {
+  const { run } = await install(t);
+
+  const { code, stderr } = await run(['check-config', '--config', 'elsewhere']);
+
+  assert.equal(code, 78);
+  assert.match(stderr, /elsewhere\/server\.json: is missing/);
+});
+
+test('a database that cannot be opened ends with 69, and with a stack only for those who debug', async (t) => {
+  const { run, write } = await install(t);
+  const settings = { Environment: 'Development', PublicUrl: 'http://localhost:5080/SPSSMR/Oidc' };
+  await write('not-a-folder', '');
+  const place = { Database: { File: 'not-a-folder/postern.sqlite' } };
+
+  await write('config/server.json', JSON.stringify({ ...settings, ...place }));
+  const quiet = await run(['migrate']);
+  await write('config/server.json', JSON.stringify({ ...settings, ...place, Log: { Level: 'debug' } }));
+  const talkative = await run(['migrate']);
+
+  assert.deepEqual([quiet.code, talkative.code], [69, 69]);
+  assert.match(quiet.stderr, /^postern: .*\(ERR_DATABASE_UNAVAILABLE\)\n {2}check that the folder exists/);
+  assert.doesNotMatch(quiet.stderr, /^ +at /m);
+  assert.match(talkative.stderr, /^ +at /m);
+});
+
+test('the shipped configuration is in order, and check-config names what is weak in it', async (t) => {
+  const { run } = await install(t);
+
+  const { code, stdout, stderr } = await run(['check-config']);
+
+  assert.deepEqual([code, stderr], [0, '']);
+  assert.match(stdout, /weaker than it should be:\n(?: .*\n)+/);
+  assert.match(stdout, /config\/clients\/desk\.json {2}Flow: /);
+  assert.match(stdout, /config\/clients\/mi-legacy\.json {2}RequirePkce: /);
+  assert.match(stdout, /the configuration is in order: \d+ clients, \d+ resources\n$/);
+});
+
+test('the schema of a config file is printed as JSON', async (t) => {
+  const { run } = await install(t);
+
+  const { code, stdout } = await run(['print-schema', 'client']);
+
+  assert.equal(code, 0);
+  const schema = JSON.parse(stdout);
+  assert.ok('Flow' in schema.properties && 'AllowedScopes' in schema.properties);
+  assert.equal(schema.additionalProperties, false);
+});
+
+test('docs writes what is missing, and docs --check fails until nothing is', async (t) => {
+  const { run, read, write } = await install(t);
+
+  const stale = await run(['docs', '--check']);
+  assert.equal(stale.code, 1);
+  assert.match(stale.stderr, /docs[/\\]configuration\.md/);
+  await assert.rejects(read('docs/configuration.md'), { code: 'ENOENT' });
+
+  assert.equal((await run(['docs'])).code, 0);
+  assert.match(await read('docs/configuration.md'), /AllowedScopes/);
+  assert.equal((await run(['docs', '--check'])).code, 0);
+
+  await write('config/schema/client.schema.json', '{}');
+  assert.equal((await run(['docs', '--check'])).code, 1);
+});

@@ -1,0 +1,932 @@
+/** The config files as an operator writes them: real folders, loaded whole. */
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { type Configuration, loadConfiguration } from '../../src/config/load.ts';
+import { ConfigurationError, type ConfigurationIssue } from '../../src/errors.ts';
+
+type Files = Record<string, unknown>;
+
+const secretHash = hash('a-secret');
+const development = { Environment: 'Development', PublicUrl: 'http://localhost:5080/SPSSMR/Oidc' };
+const webClient = {
+  Flow: 'AuthorizationCode',
+  ClientSecrets: [{ Value: secretHash }],
+  RedirectUris: ['https://app.example.com/callback'],
+  AllowedScopes: ['openid'],
+};
+const publicClient = {
+  Flow: 'AuthorizationCodeWithProofKey',
+  RedirectUris: ['http://localhost:7000/'],
+  AllowedScopes: ['openid'],
+};
+const machine = {
+  Flow: 'ClientCredentials',
+  ClientSecrets: [{ Value: secretHash }],
+  EnableLocalLogin: true,
+  AllowedScopes: ['api'],
+};
+const cookieKey = 'k'.repeat(32);
+const production = {
+  PublicUrl: 'https://sso.example.com/SPSSMR/Oidc',
+  OidcSigningCertificate: { KeyFile: 'oidc.key' },
+  CookieKeys: [{ env: 'COOKIE_KEY' }],
+};
+
+function hash(secret: string, algorithm = 'sha256'): string {
+  return createHash(algorithm).update(secret).digest('base64');
+}
+
+/** Writes files beneath `config/` of a new folder (`../x` beside it); a text or bytes as they are, all else as JSON. */
+function writeConfig(t: TestContext, files: Files): string {
+  const home = mkdtempSync(join(tmpdir(), 'postern-config-'));
+  t.after(() => rmSync(home, { recursive: true, force: true }));
+  const directory = join(home, 'config');
+  for (const [path, content] of Object.entries({ 'server.json': development, ...files })) {
+    if (content === undefined) continue;
+    const file = join(directory, path);
+    mkdirSync(dirname(file), { recursive: true });
+    const isRaw = typeof content === 'string' || content instanceof Uint8Array;
+    writeFileSync(file, isRaw ? content : JSON.stringify(content));
+  }
+  return directory;
+}
+
+async function load(t: TestContext, files: Files, env: Record<string, string> = {}): Promise<Configuration> {
+  return loadConfiguration(writeConfig(t, files), { env });
+}
+
+/** What is wrong with the files, with paths that start in the config folder. */
+async function issuesOf(t: TestContext, files: Files, env = {}): Promise<readonly ConfigurationIssue[]> {
+  const directory = writeConfig(t, files);
+  try {
+    await loadConfiguration(directory, { env });
+  } catch (err) {
+    assert.ok(err instanceof ConfigurationError, String(err));
+    assert.equal(err.code, 'ERR_CONFIG_INVALID');
+    return err.issues.map((issue) => ({ ...issue, file: issue.file.slice(directory.length + 1) }));
+  }
+  return [];
+}
+
+/** An issue as one line, to be matched. */
+function format({ file, path, message, hint }: ConfigurationIssue): string {
+  return `${file}: ${path}: ${message}${hint === undefined ? '' : ` (${hint})`}`;
+}
+
+async function assertIssues(
+  t: TestContext,
+  files: Files,
+  expected: readonly RegExp[],
+  env = {},
+): Promise<void> {
+  const lines = (await issuesOf(t, files, env)).map(format);
+  assert.equal(lines.length, expected.length, `issues: ${JSON.stringify(lines, null, 1)}`);
+  for (const pattern of expected) {
+    assert.ok(
+      lines.some((line) => pattern.test(line)),
+      `${pattern} in ${JSON.stringify(lines, null, 1)}`,
+    );
+  }
+}
+
+async function loadClient(t: TestContext, client: object, files: Files = {}, env = {}) {
+  const { clients } = await load(t, { ...files, 'clients/c.json': client }, env);
+  const loaded = clients.get('c');
+  assert.ok(loaded);
+  return loaded;
+}
+
+test('the shipped development set loads, with exactly the deviations that it needs', async () => {
+  const { clients, resources, providers, demoAccounts, deviations, server } = await loadConfiguration(
+    join(import.meta.dirname, '../../config'),
+    { env: {} },
+  );
+
+  assert.equal(server.PublicUrl, 'http://localhost:5080/SPSSMR/Oidc');
+  assert.deepEqual(
+    [...clients].map(([id, client]) => [id, client.Flow, client.EnableLocalLogin, client.AccessTokenType]),
+    [
+      ['batch-ref', 'ClientCredentials', true, 'Reference'],
+      ['batch', 'ClientCredentials', true, 'Jwt'],
+      ['desk', 'ResourceOwner', true, 'Jwt'],
+      ['mi-legacy', 'AuthorizationCodeWithProofKey', true, 'Jwt'],
+      ['miClient', 'AuthorizationCodeWithProofKey', true, 'Jwt'],
+      ['mvc', 'AuthorizationCode', true, 'Jwt'],
+      ['spa', 'AuthorizationCodeWithProofKey', false, 'Jwt'],
+    ],
+  );
+  const secretsOf = (id: string) => clients.get(id)?.ClientSecrets.map((secret) => secret.hash);
+  for (const id of ['mvc', 'desk', 'batch', 'batch-ref'])
+    assert.deepEqual(secretsOf(id), [hash(`${id}-secret`)]);
+  assert.deepEqual(
+    [...resources.values()].map(({ Name, Audience, TokenLayout }) => [Name, Audience, TokenLayout]),
+    [
+      ['intelligence_web_api', 'http://localhost:5080/SPSSMR/Oidc/resources', 'IdentityServer3'],
+      ['mi', 'mi', 'IdentityServer4'],
+    ],
+  );
+  assert.deepEqual(resources.get('intelligence_web_api')?.Secrets, [
+    { hash: hash('web-api-secret'), algorithm: 'sha256' },
+  ]);
+  assert.deepEqual([...providers.keys()], ['IntelligenceWsFed']);
+  assert.deepEqual(
+    demoAccounts.map(({ Name, Password }) => [Name, Password]),
+    [
+      ['alice', 'Pass-word-1'],
+      ['bob', 'Pass-word-1'],
+      ['EXAMPLE\\carol', undefined],
+      ['batch', undefined],
+    ],
+  );
+  assert.deepEqual(
+    deviations.map(({ file, path }) => `${file.replace(/^.*\//, '')} ${path}`),
+    [
+      'desk.json Flow',
+      'mi-legacy.json RequirePkce',
+      'mi-legacy.json RefreshTokenUsage',
+      'miClient.json RefreshTokenUsage',
+    ],
+  );
+  assert.ok(deviations.every(({ file, message }) => message.includes(file.replace(/^.*\/|\.json$/g, ''))));
+});
+
+test('the issues of all files are reported together, with file, path and the nearest known name', async (t) => {
+  await assertIssues(
+    t,
+    {
+      'server.json': { ...development, Sesionlifetime: 5, Log: { Levle: 'info' }, Listener: { Port: 'x' } },
+      'clients/a.json': {
+        ...webClient,
+        RedirectUri: ['x'],
+        AllowedScopes: ['opnid'],
+        AccessTokenLifetime: 0,
+      },
+      'clients/b.json': { ...machine, ClientSecrets: [], AllowedScopes: ['ap'], EnableLocalLogin: 'no' },
+      'clients/c.json': '{ "Flow": ',
+      'clients/d.json': { Flow: 'AuthorisationCode', RedirectUris: '/x', AllowedScopes: 'openid' },
+      'clients/e.json': {},
+      'resources/api.json': { Secrets: [{ Value: secretHash, Expiraton: 'x' }] },
+      'providers/p.json': { Type: 'WsFederation' },
+      'accounts.json': [],
+    },
+    [
+      /^server\.json: Sesionlifetime: is not a known property \(did you mean SessionLifetime\?\)$/,
+      /^server\.json: Log\.Levle: is not a known property \(did you mean Level\?\)$/,
+      /^server\.json: Listener\.Port: must be a whole number$/,
+      /^clients\/a\.json: RedirectUri: .*did you mean RedirectUris\?/,
+      /^clients\/a\.json: AllowedScopes\[0\]: there is no scope opnid \(did you mean openid\?\)$/,
+      /^clients\/a\.json: AccessTokenLifetime: must be at least 1$/,
+      /^clients\/b\.json: ClientSecrets: Flow ClientCredentials needs a secret/,
+      /^clients\/b\.json: AllowedScopes\[0\]: there is no scope ap \(did you mean api\?\)$/,
+      /^clients\/b\.json: EnableLocalLogin: must be true or false$/,
+      /^clients\/c\.json: .*a value is expected at line 1, column 1\d$/,
+      /^clients\/c\.json: .*closing brace is expected/,
+      /^clients\/d\.json: Flow: must be one of AuthorizationCode, .*did you mean AuthorizationCode\?/,
+      /^clients\/d\.json: RedirectUris\[0\]: must be an absolute URI$/,
+      /^clients\/e\.json: Flow: is required/,
+      /^resources\/api\.json: Secrets\[0\]\.Expiraton: .*did you mean Expiration\?/,
+      /^providers\/p\.json: Type: Type must be one of WsFed, Oidc/,
+      /^accounts\.json: : must be an object/,
+    ],
+  );
+});
+
+test('a folder without server.json says so', async (t) => {
+  await assertIssues(t, { 'server.json': undefined, 'clients/c.json': webClient }, [
+    /^server\.json: : is missing/,
+  ]);
+});
+
+test('comments, trailing commas, a byte order mark and CRLF are read', async (t) => {
+  const text = JSON.stringify(webClient, null, 2).replace(/\n\}$/, ',\n}');
+  const client = await loadClient(
+    t,
+    Buffer.from(`\ufeff// a client\n${text} /* end */\n`.replaceAll('\n', '\r\n')),
+  );
+
+  assert.deepEqual(client.RedirectUris, webClient.RedirectUris);
+});
+
+const syntaxCases: readonly { name: string; text: string | Uint8Array; expected: readonly RegExp[] }[] = [
+  { name: 'an empty file', text: '', expected: [/a value is expected/] },
+  { name: 'a list', text: '[]', expected: [/must be an object/] },
+  {
+    name: 'a missing comma',
+    text: '{\n "a": 1\n "b": 2 }',
+    expected: [/a comma is expected at line 3, column 2/],
+  },
+  {
+    name: 'a property given twice',
+    text: '{ "Flow": 0,\n "Flow": 3 }',
+    expected: [/Flow: Flow is there twice at line 2/],
+  },
+  {
+    name: '__proto__',
+    text: '{ "__proto__": {} }',
+    expected: [/__proto__ is not allowed at line 1, column 3/],
+  },
+  {
+    name: 'UTF-16',
+    text: Buffer.from('\ufeff{}', 'utf16le'),
+    expected: [/is not UTF-8 \(save the file as UTF-8\)/],
+  },
+  ...['b', 't', 'f', 'n', 'r', 'a', 'u', 'x'].map((letter) => ({
+    name: `a single backslash before ${letter}`,
+    text: `{ "ClientName": "DOMAIN\\${letter}ser" }`,
+    expected: [/ClientName: .* at line 1, column \d+ \(double the backslash/],
+  })),
+];
+for (const { name, text, expected } of syntaxCases) {
+  test(`${name} is refused with its place`, async (t) => {
+    await assertIssues(t, { 'clients/c.json': text }, expected);
+  });
+}
+
+test('defaults are those of IdentityServer3 but for the documented exceptions', async (t) => {
+  const client = await loadClient(t, webClient);
+
+  assert.deepEqual(
+    { ...client, RedirectUris: undefined, AllowedScopes: undefined, ClientSecrets: undefined },
+    {
+      ClientId: 'c',
+      ClientName: 'c',
+      Flow: 'AuthorizationCode',
+      Enabled: true,
+      RequireConsent: false,
+      AllowRememberConsent: true,
+      PostLogoutRedirectUris: [],
+      IdentityTokenLifetime: 300,
+      AccessTokenLifetime: 3600,
+      AuthorizationCodeLifetime: 60,
+      AbsoluteRefreshTokenLifetime: 2_592_000,
+      SlidingRefreshTokenLifetime: 1_296_000,
+      RefreshTokenUsage: 'OneTimeOnly',
+      RefreshTokenExpiration: 'Absolute',
+      RefreshTokenGraceSeconds: 30,
+      AccessTokenType: 'Jwt',
+      EnableLocalLogin: false,
+      IdentityProviderRestrictions: [],
+      AllowedCorsOrigins: [],
+      RequirePkce: false,
+      ApplicationType: 'Web',
+      ClientCredentialsSubject: 'None',
+      AllowClientCredentialsOnly: false,
+      LogoutSessionRequired: true,
+      RequireSignOutPrompt: false,
+      AllowAccessToAllScopes: false,
+      UpdateAccessTokenClaimsOnRefresh: false,
+      IncludeJwtId: false,
+      Claims: [],
+      AlwaysSendClientClaims: false,
+      PrefixClientClaims: true,
+      AllowAccessToAllCustomGrantTypes: false,
+      AllowedCustomGrantTypes: [],
+      AllowAccessTokensViaBrowser: true,
+      RedirectUris: undefined,
+      AllowedScopes: undefined,
+      ClientSecrets: undefined,
+    },
+  );
+  assert.equal((await loadClient(t, publicClient)).RequirePkce, true);
+});
+
+test('the spellings of DPM mean the same as JSON', async (t) => {
+  const client = await loadClient(t, {
+    Flow: '6',
+    RedirectUris: 'http://localhost:1/ ; http://localhost:2/,http://localhost:3/  http://localhost:4/',
+    AllowedScopes: 'openid;profile',
+    RequireConsent: 'True',
+    AllowRememberConsent: 'FALSE',
+    AccessTokenLifetime: '1200',
+    AccessTokenType: 1,
+    RefreshTokenUsage: 0,
+    RefreshTokenExpiration: '0',
+  });
+
+  assert.equal(client.Flow, 'AuthorizationCodeWithProofKey');
+  assert.deepEqual(
+    client.RedirectUris,
+    [1, 2, 3, 4].map((port) => `http://localhost:${port}/`),
+  );
+  assert.deepEqual(client.AllowedScopes, ['openid', 'profile']);
+  assert.deepEqual(
+    [client.RequireConsent, client.AllowRememberConsent, client.AccessTokenLifetime, client.AccessTokenType],
+    [true, false, 1200, 'Reference'],
+  );
+  assert.deepEqual([client.RefreshTokenUsage, client.RefreshTokenExpiration], ['ReUse', 'Sliding']);
+});
+
+test('each number of a flow stands for its name', async (t) => {
+  const flowOf = async (Flow: number) =>
+    (await loadClient(t, { ...webClient, Flow, EnableLocalLogin: true, AllowedScopes: [] })).Flow;
+
+  assert.deepEqual(await Promise.all([0, 3, 4, 6].map(flowOf)), [
+    'AuthorizationCode',
+    'ClientCredentials',
+    'ResourceOwner',
+    'AuthorizationCodeWithProofKey',
+  ]);
+});
+
+const notYetCases: readonly [property: string, values: readonly unknown[]][] = [
+  ['Flow', ['Custom', 5, '5']],
+  ['LogoutUri', ['https://app.example.com/out']],
+  ['LogoutSessionRequired', [false, 'False']],
+  ['RequireSignOutPrompt', [true]],
+  ['AllowAccessToAllScopes', [true]],
+  ['UpdateAccessTokenClaimsOnRefresh', [true]],
+  ['AllowAccessToAllCustomGrantTypes', [true]],
+  ['AllowedCustomGrantTypes', [['x'], 'x y']],
+];
+for (const [property, values] of notYetCases) {
+  test(`${property} is refused by name where its behaviour is not built`, async (t) => {
+    for (const value of values) {
+      await assertIssues(t, { 'clients/c.json': { ...webClient, [property]: value } }, [
+        new RegExp(`^clients/c\\.json: ${property}: ${property} .*is not supported yet$`),
+      ]);
+    }
+  });
+}
+
+const api = { 'resources/api.json': {}, 'resources/off.json': { Enabled: false } };
+const provider = { Type: 'WsFed', Enabled: false, MetadataAddress: 'http://localhost/metadata.xml' };
+const clientCases: readonly { name: string; client: object; expected: readonly RegExp[] }[] = [
+  {
+    name: 'an absolute lifetime without end under Absolute',
+    client: { ...webClient, AbsoluteRefreshTokenLifetime: 0 },
+    expected: [/AbsoluteRefreshTokenLifetime: 0 means no end, and RefreshTokenExpiration Absolute needs one/],
+  },
+  {
+    name: 'a claim of the client without a value',
+    client: { ...webClient, Claims: [{ Type: 'a' }] },
+    expected: [/Claims\[0\]\.Value: is required/],
+  },
+  {
+    name: 'AuthorizationCode without a secret',
+    client: { ...webClient, ClientSecrets: [] },
+    expected: [/ClientSecrets: Flow AuthorizationCode needs a secret .*AuthorizationCodeWithProofKey/],
+  },
+  {
+    name: 'ResourceOwner without a secret or local login',
+    client: { Flow: 'ResourceOwner' },
+    expected: [
+      /ClientSecrets: Flow ResourceOwner needs/,
+      /EnableLocalLogin: Flow ResourceOwner needs EnableLocalLogin true/,
+    ],
+  },
+  {
+    name: 'ClientCredentials without local login',
+    client: { ...machine, EnableLocalLogin: false },
+    expected: [/EnableLocalLogin: Flow ClientCredentials needs .* straight to the token endpoint/],
+  },
+  {
+    name: 'an interactive flow without redirect URIs',
+    client: { ...webClient, RedirectUris: [] },
+    expected: [/RedirectUris: Flow AuthorizationCode needs at least one/],
+  },
+  {
+    name: 'a scope that nobody defines',
+    client: { ...webClient, AllowedScopes: 'openid profil' },
+    expected: [/AllowedScopes\[1\]: there is no scope profil \(did you mean profile\?\)/],
+  },
+  {
+    name: 'a scope called like a member of every object',
+    client: { ...webClient, AllowedScopes: ['constructor', '__proto__'] },
+    expected: [/no scope constructor/, /no scope __proto__/],
+  },
+  {
+    name: 'the scope of a disabled resource',
+    client: { ...webClient, AllowedScopes: ['off'] },
+    expected: [/AllowedScopes\[0\]: the scope off belongs to the resource off, which is disabled/],
+  },
+  {
+    name: 'scopes of a user for ClientCredentials',
+    client: { ...machine, AllowedScopes: ['api', 'profile', 'offline_access'] },
+    expected: [/AllowedScopes\[1\]: .*no user.* profile/, /AllowedScopes\[2\]: .*no user.* offline_access/],
+  },
+  {
+    name: 'an unknown identity provider',
+    client: { ...webClient, IdentityProviderRestrictions: ['Idq'] },
+    expected: [/IdentityProviderRestrictions\[0\]: there is no identity provider Idq \(did you mean Idp\?\)/],
+  },
+  {
+    name: 'local beside an identity provider',
+    client: { ...webClient, IdentityProviderRestrictions: ['local', 'Idp'] },
+    expected: [/IdentityProviderRestrictions: local means no identity provider/],
+  },
+  {
+    name: 'local alone without local login',
+    client: { ...webClient, IdentityProviderRestrictions: ['local'] },
+    expected: [/EnableLocalLogin: nobody can sign in/],
+  },
+  {
+    name: 'sliding beyond absolute',
+    client: {
+      ...webClient,
+      RefreshTokenExpiration: 'Sliding',
+      SlidingRefreshTokenLifetime: 20,
+      AbsoluteRefreshTokenLifetime: 10,
+    },
+    expected: [/SlidingRefreshTokenLifetime: 20 s is longer than AbsoluteRefreshTokenLifetime, 10 s/],
+  },
+  {
+    name: 'a public client without PKCE and with a redirect elsewhere',
+    client: {
+      ...publicClient,
+      RequirePkce: false,
+      RedirectUris: ['http://localhost/', 'https://app.example.com/'],
+    },
+    expected: [/RequirePkce: .*loopback/],
+  },
+  {
+    name: 'an account as subject of another flow',
+    client: { ...webClient, ClientCredentialsSubject: 'Account' },
+    expected: [/ClientCredentialsSubject: applies to Flow ClientCredentials/],
+  },
+  {
+    name: 'a secret of another type',
+    client: { ...webClient, ClientSecrets: [{ Value: secretHash, Type: 'X509Thumbprint' }] },
+    expected: [/ClientSecrets\[0\]\.Type: Type X509Thumbprint is not supported yet/],
+  },
+  {
+    name: 'a secret that ends at no moment',
+    client: { ...webClient, ClientSecrets: [{ Value: secretHash, Expiration: '2027-01-31T00:00:00' }] },
+    expected: [/ClientSecrets\[0\]\.Expiration: must be a date and time with its zone/],
+  },
+  {
+    name: 'a link that runs code',
+    client: { ...webClient, ClientUri: 'javascript:alert(1)', LogoUri: 'data:image/png;base64,AA==' },
+    expected: [/ClientUri: must be an absolute http/, /LogoUri: must be an absolute http/],
+  },
+  {
+    name: 'origins that are none',
+    client: {
+      ...webClient,
+      AllowedCorsOrigins: ['https://a.example/', '*', 'null', 'https://A.example', 'a.example'],
+    },
+    expected: [
+      /AllowedCorsOrigins\[0\]: must be an origin.*\(write https:\/\/a\.example\)/,
+      /AllowedCorsOrigins\[1\]/,
+      /AllowedCorsOrigins\[2\]/,
+      /AllowedCorsOrigins\[3\]/,
+      /AllowedCorsOrigins\[4\]/,
+    ],
+  },
+];
+for (const { name, client, expected } of clientCases) {
+  test(`${name} is refused`, async (t) => {
+    await assertIssues(t, { ...api, 'providers/Idp.json': provider, 'clients/c.json': client }, expected);
+  });
+}
+
+test('the sliding lifetime does not matter where refresh tokens end absolutely', async (t) => {
+  assert.equal(
+    (await loadClient(t, { ...webClient, AbsoluteRefreshTokenLifetime: 60 })).AbsoluteRefreshTokenLifetime,
+    60,
+  );
+});
+
+const redirectCases: readonly [uri: string, web: boolean, native: boolean][] = [
+  ['https://app.example.com/callback?x=1', true, true],
+  ['http://localhost:5090/callback', true, true],
+  ['http://127.0.0.1/', true, true],
+  ['http://[::1]:8080/', true, true],
+  ['https://localhost/', true, false],
+  ['com.example.app:/callback', false, true],
+  ['http://app.example.com/', false, false],
+  ['http://localhost.example.com/', false, false],
+  ['http://localhost@evil.example/', false, false],
+  ['https://app.example.com/#top', false, false],
+  ['https://*.example.com/', false, false],
+  ['https://app.example.com\\@evil.example/', false, false],
+  ['https://app.example.com/a b', false, false],
+  ['https:app.example.com', false, false],
+  ['//app.example.com/', false, false],
+  ['/callback', false, false],
+  ['myapp:/callback', false, false],
+  ['javascript:alert(1)', false, false],
+  ['data:text/html,x', false, false],
+  ['file:///etc/passwd', false, false],
+];
+for (const [uri, web, native] of redirectCases) {
+  for (const [ApplicationType, accepted] of [
+    ['Web', web],
+    ['Native', native],
+  ] as const) {
+    test(`${uri} is ${accepted ? 'a' : 'no'} redirect URI of a ${ApplicationType} client`, async (t) => {
+      const client = { ...webClient, ApplicationType, RedirectUris: [uri], PostLogoutRedirectUris: [uri] };
+
+      const paths = (await issuesOf(t, { 'clients/c.json': client })).map(({ path }) => path);
+
+      assert.deepEqual(paths, accepted ? [] : ['RedirectUris[0]', 'PostLogoutRedirectUris[0]']);
+    });
+  }
+}
+
+test('secrets are kept as hashes, wherever they come from', async (t) => {
+  const client = await loadClient(
+    t,
+    {
+      ...webClient,
+      ClientSecrets: [
+        { Value: secretHash, Expiration: '2027-01-31T01:00:00+01:00', Description: 'the old one' },
+        { Value: hash('b-secret', 'sha512') },
+        { Value: { env: 'SECRET' } },
+        { Value: { file: 'secrets/c.txt' } },
+        { Value: { plain: 'plain-secret' } },
+      ],
+    },
+    { '../secrets/c.txt': 'file-secret\r\n' },
+    { SECRET: 'env-secret' },
+  );
+
+  assert.deepEqual(client.ClientSecrets, [
+    {
+      hash: secretHash,
+      algorithm: 'sha256',
+      expiresAt: Date.UTC(2027, 0, 31) / 1000,
+      description: 'the old one',
+    },
+    { hash: hash('b-secret', 'sha512'), algorithm: 'sha512' },
+    { hash: hash('env-secret'), algorithm: 'sha256' },
+    { hash: hash('file-secret'), algorithm: 'sha256' },
+    { hash: hash('plain-secret'), algorithm: 'sha256' },
+  ]);
+});
+
+test('a secret that cannot be used is refused without being repeated', async (t) => {
+  const hex = createHash('sha256').update('a-secret').digest('hex');
+  const values = [
+    'my-own-secret',
+    hex,
+    { env: 'NOT_SET' },
+    { file: 'absent.txt' },
+    { file: 'empty.txt' },
+    { vault: 'my-own-secret' },
+    7,
+  ];
+  const files = {
+    '../empty.txt': '\n',
+    'clients/c.json': { ...webClient, ClientSecrets: values.map((Value) => ({ Value })) },
+  };
+
+  const lines = (await issuesOf(t, files)).map(format);
+
+  // The properties of a file that are right by themselves are checked further only when all of them are.
+  assert.deepEqual(
+    lines.map((line) => line.replace(/^.*?: (.*?):.*$/, '$1')),
+    [0, 1, 5, 6].map((index) => `ClientSecrets[${index}].Value`),
+  );
+  assert.match(lines[1] ?? '', /is hexadecimal; write the hash in base64/);
+  assert.ok(lines.every((line) => !line.includes('my-own-secret') && !line.includes(hex)));
+
+  const ClientSecrets = values.slice(2, 5).map((Value) => ({ Value }));
+  await assertIssues(t, { ...files, 'clients/c.json': { ...webClient, ClientSecrets } }, [
+    /ClientSecrets\[0\]\.Value: the environment variable NOT_SET is not set/,
+    /ClientSecrets\[1\]\.Value: .*absent\.txt cannot be read \(there is no such file\)/,
+    /ClientSecrets\[2\]\.Value: .*empty\.txt is empty/,
+  ]);
+});
+
+const publicUrlCases: readonly [url: string, problem: RegExp | undefined][] = [
+  ['https://sso.example.com/SPSSMR/Oidc', undefined],
+  ['https://sso.example.com', undefined],
+  ['http://127.0.0.1:5080/x', undefined],
+  ['http://a.localhost:5080/x', undefined],
+  ['https://sso.example.com/Oidc/', /slash \(write https:\/\/sso\.example\.com\/Oidc\)/],
+  ['http://sso.example.com/Oidc', /https.*\(write https:\/\/sso\.example\.com\/Oidc\)/],
+  ['http://localhost.example.com/Oidc', /must be https/],
+  ['https://sso.example.com/Oidc?x', /query/],
+  ['https://sso.example.com/Oidc#x', /fragment/],
+  ['https://me:pw@sso.example.com/Oidc', /user name/],
+  ['https://SSO.example.com:443/Oidc', /normal form \(write https:\/\/sso\.example\.com\/Oidc\)/],
+  ['sso.example.com/Oidc', /absolute/],
+  ['ftp://sso.example.com', /absolute/],
+];
+for (const [PublicUrl, problem] of publicUrlCases) {
+  test(`the public URL ${PublicUrl} is ${problem === undefined ? 'accepted' : 'refused'}`, async (t) => {
+    const settings = PublicUrl.includes('localhost') || PublicUrl.includes('127.') ? development : production;
+    const lines = (
+      await issuesOf(
+        t,
+        { '../oidc.key': 'x', 'server.json': { ...settings, PublicUrl } },
+        { COOKIE_KEY: cookieKey },
+      )
+    ).map(format);
+
+    assert.equal(lines.length, problem === undefined ? 0 : 1, lines.join());
+    if (problem !== undefined) assert.match(lines[0] ?? '', problem);
+  });
+}
+
+const serverCases: readonly { name: string; settings: object; expected: RegExp }[] = [
+  { name: 'WsFed', settings: { Mounts: ['Oidc', 'WsFed'] }, expected: /Mounts: WsFed is not built yet/ },
+  {
+    name: 'SQL Server',
+    settings: { Database: { Client: 'sqlserver' } },
+    expected: /Database\.Client: sqlserver is not/,
+  },
+  {
+    name: 'PostgreSQL',
+    settings: { Database: { Client: 'postgresql' } },
+    expected: /Database\.Client: postgresql is not/,
+  },
+  {
+    name: 'a schema in SQLite',
+    settings: { Database: { Schema: 'x' } },
+    expected: /Database\.Schema: SQLite has no/,
+  },
+  {
+    name: 'Windows login',
+    settings: { EnableWindowsLogin: 'true' },
+    expected: /EnableWindowsLogin is not supported/,
+  },
+  { name: 'a pause of nothing', settings: { ExpiredTokenCleanInterval: 0 }, expected: /at least 1/ },
+  {
+    name: 'a colour by name',
+    settings: { Branding: { AccentColor: 'red' } },
+    expected: /AccentColor: .*#rrggbb/,
+  },
+  {
+    name: 'a logo that is not there',
+    settings: { Branding: { LogoFile: 'logo.svg' } },
+    expected: /LogoFile: .*no such file/,
+  },
+  {
+    name: 'a short cookie key',
+    settings: { CookieKeys: [{ plain: 'short' }] },
+    expected: /CookieKeys\[0\]: is shorter/,
+  },
+];
+for (const { name, settings, expected } of serverCases) {
+  test(`${name} is refused in server.json`, async (t) => {
+    await assertIssues(t, { 'server.json': { ...development, ...settings } }, [expected]);
+  });
+}
+
+test('paths start at the folder that contains config/', async (t) => {
+  const directory = writeConfig(t, {
+    '../oidc.key': 'key',
+    '../pass.txt': 'word\n',
+    'server.json': {
+      ...production,
+      OidcSigningCertificate: { KeyFile: 'oidc.key', Passphrase: { file: 'pass.txt' } },
+      Database: { File: 'db/x.sqlite' },
+    },
+  });
+  const home = dirname(directory);
+
+  const { server } = await loadConfiguration(directory, { env: { COOKIE_KEY: cookieKey } });
+
+  assert.equal(server.Database.File, join(home, 'db', 'x.sqlite'));
+  assert.equal(server.DataFolder, join(home, 'data'));
+  assert.deepEqual(server.OidcSigningCertificate, { KeyFile: join(home, 'oidc.key'), Passphrase: 'word' });
+  assert.deepEqual(server.CookieKeys, [cookieKey]);
+});
+
+test('what is for development stops the start of anything else', async (t) => {
+  const files = {
+    'accounts.json': { Accounts: [{ Name: 'alice', Password: 'Pass-word-1' }] },
+    'clients/batch.json': { ...machine, ClientSecrets: [{ Value: hash('batch-secret') }] },
+    'clients/desk.json': { ...machine, ClientSecrets: [{ Value: { env: 'DESK' } }] },
+    'clients/own.json': { ...machine, ClientSecrets: [{ Value: { plain: 'mine' } }] },
+    'resources/api.json': { Secrets: [{ Value: hash('web-api-secret', 'sha512') }] },
+  };
+  const env = { DESK: 'desk-secret' };
+  const expected = (why: string) => [
+    new RegExp(`accounts\\.json: : demo accounts are refused ${why}`),
+    new RegExp(`batch\\.json: ClientSecrets\\[0\\]\\.Value: is a secret of the development set.* ${why}`),
+    /desk\.json: ClientSecrets\[0\]\.Value: is a secret of the development set/,
+    new RegExp(`own\\.json: ClientSecrets\\[0\\]\\.Value: a plain secret is refused ${why}`),
+    /api\.json: Secrets\[0\]\.Value: is a secret of the development set/,
+    new RegExp(`server\\.json: OidcSigningCertificate: is required ${why}`),
+    new RegExp(`server\\.json: CookieKeys: is required ${why}`),
+  ];
+  const PublicUrl = 'https://sso.example.com/Oidc';
+
+  await assertIssues(t, { ...files, 'server.json': { PublicUrl } }, expected('outside Development'), env);
+  await assertIssues(
+    t,
+    { ...files, 'server.json': { PublicUrl: development.PublicUrl } },
+    expected('outside Development'),
+    env,
+  );
+  await assertIssues(
+    t,
+    { ...files, 'server.json': { PublicUrl, Environment: 'Development' } },
+    expected('with a PublicUrl that is not on this machine'),
+    env,
+  );
+  await assertIssues(t, { ...files, 'server.json': development }, [], env);
+});
+
+test('a resource has one scope of its own name unless it says otherwise, and an audience by its layout', async (t) => {
+  const { resources } = await load(t, {
+    'resources/one.json': {},
+    'resources/two.json': {
+      TokenLayout: 'Rfc9068',
+      Scopes: [{ Name: 'two.read' }, { Name: 'two.write', Required: 'true' }],
+    },
+  });
+
+  const [one, two] = [resources.get('one'), resources.get('two')];
+  assert.deepEqual(
+    one?.Scopes.map(({ Name }) => Name),
+    ['one'],
+  );
+  assert.equal(one?.Audience, `${development.PublicUrl}/resources`);
+  assert.deepEqual(
+    two?.Scopes.map(({ Name, Required, ShowInDiscoveryDocument }) => [
+      Name,
+      Required,
+      ShowInDiscoveryDocument,
+    ]),
+    [
+      ['two.read', false, true],
+      ['two.write', true, true],
+    ],
+  );
+  assert.equal(two?.Audience, 'two');
+});
+
+test('resources do not share scopes or take names that mean something else', async (t) => {
+  await assertIssues(
+    t,
+    {
+      'clients/c.json': webClient,
+      'resources/a.json': { Scopes: [{ Name: 'x' }] },
+      'resources/b.json': { Scopes: [{ Name: 'y' }, { Name: 'x' }] },
+      'resources/c.json': {},
+      'resources/email.json': {},
+      'resources/two words.json': {},
+      'resources/z.json': { Scopes: [{ Name: 'a b' }, { Name: 'q', Claims: ['role'] }] },
+    },
+    [
+      /b\.json: Scopes\[1\]\.Name: the scope x belongs to the resource a already/,
+      /resources\/c\.json: : the resource c has the name of a client/,
+      /email\.json: : email is a scope of OpenID Connect/,
+      /two words\.json: Scopes: is required/,
+      /z\.json: Scopes\[0\]\.Name: must consist of printable ASCII/,
+      /z\.json: Scopes\[1\]\.Claims: Claims is not supported yet/,
+    ],
+  );
+});
+
+test('an identity provider is registered, but cannot be enabled yet', async (t) => {
+  const oidc = {
+    Type: 'Oidc',
+    Authority: 'https://idp.example.com',
+    ClientId: 'postern',
+    ClientSecret: { env: 'X' },
+  };
+  const { providers } = await load(t, {
+    'providers/Idp.json': provider,
+    'providers/Other.json': { ...oidc, Enabled: 'False', Scope: 'openid email' },
+  });
+
+  assert.deepEqual(providers.get('Idp'), {
+    ...provider,
+    Name: 'Idp',
+    Caption: '',
+    Wtrealm: 'urn:intelligence',
+  });
+  const other = providers.get('Other');
+  assert.deepEqual(other?.Type === 'Oidc' && other.Scope, ['openid', 'email']);
+  await assertIssues(
+    t,
+    {
+      'providers/Idp.json': { ...provider, Enabled: true },
+      'providers/Other.json': oidc,
+      'providers/local.json': provider,
+    },
+    [
+      /Idp\.json: Enabled: signing in through identity providers is not supported yet; set Enabled to false/,
+      /Other\.json: Enabled: signing in through identity providers is not supported yet; set Enabled to false/,
+      /local\.json: : local is the name of the local sign-in/,
+    ],
+  );
+});
+
+test('a client id that is no portable file name is written into the file', async (t) => {
+  const { clients } = await load(t, {
+    'clients/portal.json': { ...webClient, ClientId: 'https://portal.example.com/' },
+    'clients/portal-2.json': { ...webClient, ClientId: 'Portal' },
+    'clients/c.json': { ...webClient, ClientId: 'portal', ClientName: 'The portal' },
+  });
+
+  assert.deepEqual([...clients.values()].map(({ ClientId, ClientName }) => [ClientId, ClientName]).sort(), [
+    ['Portal', 'Portal'],
+    ['https://portal.example.com/', 'https://portal.example.com/'],
+    ['portal', 'The portal'],
+  ]);
+});
+
+for (const name of ['con', 'LPT1.old', 'a:b', 'a*', 'end.', 'end ', ' start', 'a\\b', 'x'.repeat(101)]) {
+  // Windows does not let these be created in the first place.
+  test(`a client file called ${name}.json is refused`, { skip: process.platform === 'win32' }, async (t) => {
+    await assertIssues(t, { [`clients/${name}.json`]: webClient }, [
+      /: the name of the file .*\(rename the file and write the id inside, as ClientId\)/,
+    ]);
+  });
+}
+
+test('files whose names differ only by case are refused', async (t) => {
+  const directory = writeConfig(t, { 'clients/App.json': webClient, 'clients/app.json': webClient });
+
+  const issues = await loadConfiguration(directory, { env: {} }).then(
+    ({ clients }) => {
+      // A file system that knows no case has made one file of the two.
+      assert.equal(clients.size, 1);
+      return undefined;
+    },
+    (err: ConfigurationError) => err.issues,
+  );
+
+  if (issues !== undefined)
+    assert.match(issues.map(format).join(), /app\.json: : the name of the file differs from App\.json/);
+});
+
+test('two files cannot be the same client', async (t) => {
+  await assertIssues(t, { 'clients/a.json': webClient, 'clients/b.json': { ...webClient, ClientId: 'a' } }, [
+    /b\.json: ClientId: .*a\.json is the client a too/,
+  ]);
+});
+
+test('files that are no config files are left alone', async (t) => {
+  const { clients } = await load(t, {
+    'clients/c.json': webClient,
+    'clients/c.json.bak': 'x',
+    'clients/README.md': 'x',
+    'clients/.#c.json': 'x',
+  });
+
+  assert.deepEqual([...clients.keys()], ['c']);
+});
+
+test('a disabled client stays known', async (t) => {
+  assert.equal((await loadClient(t, { ...webClient, Enabled: 'false' })).Enabled, false);
+});
+
+test('what RFC 9700 advises against is named with the client and the property that ends it', async (t) => {
+  const deviationsOf = async (client: object) =>
+    (await load(t, { 'clients/old.json': client })).deviations.map(
+      ({ path, message }) => `${path}: ${message}`,
+    );
+  const withoutPkce = { ...publicClient, RequirePkce: 'false' };
+
+  assert.deepEqual(await deviationsOf(publicClient), []);
+  assert.match((await deviationsOf(withoutPkce)).join(), /^RequirePkce: old has no secret/);
+  assert.deepEqual(await deviationsOf({ ...withoutPkce, Enabled: false }), []);
+  const endless = {
+    ...webClient,
+    AllowedScopes: ['openid', 'offline_access'],
+    RefreshTokenExpiration: 'Sliding',
+    AbsoluteRefreshTokenLifetime: 0,
+  };
+  assert.match((await deviationsOf(endless)).join(), /^AbsoluteRefreshTokenLifetime: old keeps a sign-in/);
+  assert.deepEqual(await deviationsOf({ ...withoutPkce, ClientSecrets: [{ Value: secretHash }] }), []);
+  assert.match(
+    (
+      await deviationsOf({ ...publicClient, RefreshTokenUsage: 'ReUse', AllowedScopes: 'offline_access' })
+    ).join(),
+    /^RefreshTokenUsage: old/,
+  );
+  assert.match(
+    (await deviationsOf({ ...machine, Flow: 'ResourceOwner', AllowedScopes: [] })).join(),
+    /^Flow: old sees the passwords/,
+  );
+});
+
+test('a snapshot cannot be changed', async (t) => {
+  const snapshot = await load(t, { 'clients/c.json': webClient });
+  const client = snapshot.clients.get('c');
+  assert.ok(client);
+
+  assert.throws(() => Object.assign(client, { Enabled: false }), TypeError);
+  assert.throws(() => (client.AllowedScopes as string[]).push('x'), TypeError);
+  assert.throws(() => Object.assign(client.ClientSecrets[0] ?? {}, { hash: '' }), TypeError);
+  assert.throws(() => (snapshot.clients as Map<string, unknown>).delete('c'), TypeError);
+  assert.throws(() => Object.assign(snapshot.server.Listener, { Port: 1 }), TypeError);
+  assert.equal(snapshot.clients.size, 1);
+});
+
+test('the hash tells snapshots apart, secrets in files included', async (t) => {
+  const client = { ...webClient, ClientSecrets: [{ Value: { file: 's.txt' } }] };
+  const directory = writeConfig(t, { 'clients/c.json': client, '../s.txt': 'one' });
+  const hashNow = async () => (await loadConfiguration(directory, { env: {} })).hash;
+
+  const first = await hashNow();
+  const again = await hashNow();
+  writeFileSync(join(dirname(directory), 's.txt'), 'two');
+  const changedSecret = await hashNow();
+  writeFileSync(join(directory, 'clients', 'c.json'), JSON.stringify({ ...client, ClientName: 'C' }));
+  const changedClient = await hashNow();
+
+  assert.match(first, /^[0-9a-f]{64}$/);
+  assert.equal(again, first);
+  assert.equal(new Set([first, changedSecret, changedClient]).size, 3);
+});

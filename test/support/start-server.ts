@@ -1,0 +1,125 @@
+/**
+ * The real server for a test: in this process, on a free port, over a database of its own, with the shipped
+ * development configuration and what the test changes in it.
+ */
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import { parse } from 'jsonc-parser';
+import { createLogger } from '../../src/log.ts';
+import { type RunningServer, startServer } from '../../src/server.ts';
+
+export interface TestServerOptions {
+  /** Members of `server.json` to set. */
+  server?: Record<string, unknown>;
+  /** Registrations to add, or members of shipped ones to set; null removes the file. */
+  clients?: Record<string, Record<string, unknown> | null>;
+  resources?: Record<string, Record<string, unknown> | null>;
+  accounts?: readonly Record<string, unknown>[];
+  /** Seconds since the epoch. */
+  now?: () => number;
+}
+
+export interface TestServer extends RunningServer {
+  readonly configDirectory: string;
+  /** Every line that the server logged, parsed. */
+  readonly logged: readonly Record<string, unknown>[];
+  /** Everything that the server logged, as it was written. */
+  logText(): string;
+  /** Adds or changes a config file and leaves the noticing to the server. */
+  write(path: string, content: Record<string, unknown> | string): void;
+  stop(): Promise<void>;
+}
+
+/** A port that was free a moment ago. */
+export async function findFreePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const { port } = probe.address() as AddressInfo;
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
+
+/** A copy of the shipped configuration in a folder of its own, changed as asked, for one port. */
+export async function prepareConfiguration(t: TestContext, options: TestServerOptions = {}) {
+  const folder = mkdtempSync(join(tmpdir(), 'postern-test-'));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const configDirectory = join(folder, 'config');
+  cpSync(join(import.meta.dirname, '../../config'), configDirectory, { recursive: true });
+  const port = await findFreePort();
+
+  const change = (path: string, members: Record<string, unknown> | null) => {
+    const file = join(configDirectory, path);
+    if (members === null) return rmSync(file);
+    let present: Record<string, unknown> = {};
+    try {
+      present = parse(readFileSync(file, 'utf8'), [], { allowTrailingComma: true }) as Record<
+        string,
+        unknown
+      >;
+    } catch {
+      // A new file.
+    }
+    writeFileSync(file, JSON.stringify({ ...present, ...members }, null, 2));
+  };
+  change('server.json', {
+    PublicUrl: `http://localhost:${port}/SPSSMR/Oidc`,
+    Listener: { Host: '127.0.0.1', Port: port },
+    ...options.server,
+  });
+  for (const [id, members] of Object.entries(options.clients ?? {})) change(`clients/${id}.json`, members);
+  for (const [name, members] of Object.entries(options.resources ?? {}))
+    change(`resources/${name}.json`, members);
+  if (options.accounts !== undefined) {
+    writeFileSync(join(configDirectory, 'accounts.json'), JSON.stringify({ Accounts: options.accounts }));
+  }
+  return { folder, configDirectory, port, change };
+}
+
+/** Starts the server and stops it when the test ends. */
+export async function startTestServer(t: TestContext, options: TestServerOptions = {}): Promise<TestServer> {
+  const { configDirectory, change } = await prepareConfiguration(t, options);
+  const lines: string[] = [];
+  const log = createLogger({
+    level: 'debug',
+    format: 'json',
+    destination: { write: (line) => void lines.push(line) },
+  });
+  const server = await startServer({
+    configDirectory,
+    env: {},
+    log,
+    ...(options.now === undefined ? undefined : { now: options.now }),
+  });
+  let isStopped = false;
+  const stop = async () => {
+    if (isStopped) return;
+    isStopped = true;
+    await server[Symbol.asyncDispose]();
+  };
+  t.after(stop);
+
+  return {
+    issuer: server.issuer,
+    url: server.url,
+    get configuration() {
+      return server.configuration;
+    },
+    context: server.context,
+    reload: () => server.reload(),
+    [Symbol.asyncDispose]: stop,
+    configDirectory,
+    get logged() {
+      return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+    },
+    logText: () => lines.join(''),
+    write(path, content) {
+      if (typeof content === 'string') writeFileSync(join(configDirectory, path), content);
+      else change(path, content);
+    },
+    stop,
+  };
+}
