@@ -9,6 +9,7 @@
 import { createHash } from 'node:crypto';
 import type { Knex } from 'knex';
 import type { Configuration } from '../config/load.ts';
+import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 import { isUniqueViolation, type Row } from '../store/database.ts';
 import { hashPassword, verifyPassword } from './passwords.ts';
@@ -324,25 +325,6 @@ export function toClaims(account: Account): Record<string, unknown> {
     sub: accountId,
   };
 }
-
-/** What tokens say by themselves; an account that could say it could speak for the provider. */
-const protocolClaims = new Set([
-  ...[
-    'acr',
-    'active',
-    'amr',
-    'at_hash',
-    'aud',
-    'auth_time',
-    'azp',
-    'c_hash',
-    'client_id',
-    'cnf',
-    'exp',
-    'iat',
-  ],
-  ...['idp', 'iss', 'jti', 'nbf', 'nonce', 's_hash', 'scope', 'sid', 'sub', 'token_type'],
-]);
 
 function toTyped(claim: string, value: string | readonly string[]): unknown {
   if (typeof value !== 'string') return [...value];

@@ -8,6 +8,7 @@ import {
   isInteractiveFlow,
   isLoopback,
   offlineAccess,
+  protocolClaims,
   type ResourceRegistration,
 } from './schema.ts';
 
@@ -324,6 +325,12 @@ export function checkResource(
       findings.push({ path, message: `the scope ${scope} belongs to the resource ${owner} already` });
     } else {
       owners.set(scope, name);
+    }
+  }
+  for (const [index, { Claims }] of (resource.Scopes ?? []).entries()) {
+    for (const claim of Claims.filter((name) => protocolClaims.has(name))) {
+      const message = `${claim} is in access tokens by itself, or is the protocol's`;
+      findings.push({ path: `Scopes[${index}].Claims`, message, hint: 'leave it out' });
     }
   }
   return findings;

@@ -443,10 +443,10 @@ export const ClientRegistration = z.strictObject({
     description:
       'With OneTimeOnly: how long a replaced refresh token, sent again, still gets the same successor.',
   }),
-  UpdateAccessTokenClaimsOnRefresh: notYet('UpdateAccessTokenClaimsOnRefresh', boolean(), (value) => !value)
-    .default(false)
-    .register(traits, { refused: onlyDefault })
-    .meta({ description: 'Whether the claims of an access token are read anew at each refresh.' }),
+  UpdateAccessTokenClaimsOnRefresh: boolean().default(false).meta({
+    description:
+      'Whether the claims about account and client in an access token are read anew at each refresh. false: they stay as they were at the sign-in.',
+  }),
   AccessTokenType: numbered({ Jwt: 0, Reference: 1 }).default('Jwt').meta({
     description:
       'Jwt: resources can verify the token by themselves. Reference: an opaque token that resources introspect; recommended, since it ends at once when it is revoked.',
@@ -561,10 +561,10 @@ export const ResourceRegistration = z.strictObject({
         ShowInDiscoveryDocument: boolean()
           .default(true)
           .meta({ description: 'Whether the discovery document lists it.' }),
-        Claims: notYet('Claims', list(text()), (value) => value.length === 0)
-          .default([])
-          .register(traits, { refused: 'Only an empty list is accepted so far.' })
-          .meta({ description: 'Claims of the account that are added to access tokens.' }),
+        Claims: list(text()).default([]).meta({
+          description:
+            'Claims of the account that access tokens with this scope carry, such as name, email or role.',
+        }),
       }),
     )
     .min(1)
@@ -711,3 +711,22 @@ export const identityScopes: Readonly<
   address: { displayName: 'Your postal address', description: 'Your postal address', claims: ['address'] },
   roles: { displayName: 'Your roles', description: 'The roles that you have', claims: ['role'] },
 });
+
+/** What tokens say by themselves; an account that could say it could speak for the provider. */
+export const protocolClaims: ReadonlySet<string> = new Set([
+  ...[
+    'acr',
+    'active',
+    'amr',
+    'at_hash',
+    'aud',
+    'auth_time',
+    'azp',
+    'c_hash',
+    'client_id',
+    'cnf',
+    'exp',
+    'iat',
+  ],
+  ...['idp', 'iss', 'jti', 'nbf', 'nonce', 's_hash', 'scope', 'sid', 'sub', 'token_type'],
+]);

@@ -7,11 +7,13 @@ import { createLocalJWKSet, type JWTPayload, errors as joseErrors, jwtVerify } f
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
+import type { Registry } from '../registry/registry.ts';
 import {
   type Authentication,
   fromMethods,
-  toClientClaims,
+  toFurtherClaims,
   tokenType,
+  toScalar,
   toTokenClaims,
 } from './token-layout.ts';
 
@@ -119,47 +121,86 @@ function authenticationOf(ctx: KoaContextWithOIDC): Authentication | undefined {
     : fromMethods(session.amr, session.loginTs ?? session.iat);
 }
 
+/** Claims about the client and the account, beside those of the layout. */
+export type TokenClaims = Readonly<Record<string, unknown>>;
+
 /** What a token carries beyond the engine's own members; reference tokens are stored with it. */
 export interface ExtraTokenClaims {
   /** The account that a client runs as. */
   readonly sub?: string;
   readonly authentication?: Authentication;
-  readonly clientClaims?: Readonly<Record<string, unknown>>;
+  /** Claims about the client and the account. */
+  readonly claims?: TokenClaims;
   /** The `jti` of a token that shows one. */
   readonly tokenId?: string;
 }
 
 /** Collects {@link ExtraTokenClaims} for a token that is being issued; undefined where there are none. */
-export function extraTokenClaims(
+export async function extraTokenClaims(
   { registry }: Pick<ServerContext, 'registry'>,
   ctx: KoaContextWithOIDC,
-  kind: string,
-): ExtraTokenClaims | undefined {
+  { kind, scope }: { readonly kind: string; readonly scope?: string | undefined },
+): Promise<ExtraTokenClaims | undefined> {
   const client = registry.findClient(ctx.oidc.client?.clientId ?? '');
   if (client === undefined) return undefined;
   const isForUser = kind !== 'ClientCredentials';
   const authentication = isForUser ? authenticationOf(ctx) : undefined;
   const accountId = ctx.oidc.account?.accountId;
   const runsAsAccount = !isForUser && client.ClientCredentialsSubject === 'Account';
+  const claims = isForUser
+    ? await claimsOfUserToken(registry, ctx, client, toScopes(scope))
+    : clientClaims(client);
   const extra: ExtraTokenClaims = {
     ...(runsAsAccount && accountId !== undefined ? { sub: accountId } : undefined),
     ...(authentication === undefined ? undefined : { authentication }),
-    ...(client.Claims.length > 0 && (!isForUser || client.AlwaysSendClientClaims)
-      ? { clientClaims: claimsOf(client) }
-      : undefined),
+    ...(Object.keys(claims).length === 0 ? undefined : { claims }),
     ...(client.IncludeJwtId ? { tokenId: randomBytes(16).toString('hex') } : undefined),
   };
   return Object.keys(extra).length === 0 ? undefined : extra;
 }
 
+/**
+ * The claims of a token for a user. At a refresh they are those of the sign-in, unless the client wants them new
+ * (`UpdateAccessTokenClaimsOnRefresh`); of a narrower scope only its own.
+ */
+async function claimsOfUserToken(
+  registry: Registry,
+  ctx: KoaContextWithOIDC,
+  client: Client,
+  scopes: readonly string[],
+): Promise<TokenClaims> {
+  const { entities, params } = ctx.oidc;
+  const isKept = params?.grant_type === 'refresh_token' && !client.UpdateAccessTokenClaimsOnRefresh;
+  if (!isKept) return collectUserClaims(registry, ctx, client, scopes);
+  const { tokenClaims = {} } = (entities.Grant ?? {}) as { tokenClaims?: TokenClaims };
+  const names = new Set([...registry.claimsOfScopes(scopes), ...Object.keys(clientClaims(client))]);
+  return Object.fromEntries(Object.entries(tokenClaims).filter(([name]) => names.has(name)));
+}
+
+/** The claims of a token for a user as they are now: of the account what the scopes name, and of the client. */
+export async function collectUserClaims(
+  registry: Registry,
+  { oidc }: KoaContextWithOIDC,
+  client: Client,
+  scopes: readonly string[],
+): Promise<TokenClaims> {
+  const names = registry.claimsOfScopes(scopes);
+  const all = names.length === 0 ? {} : await oidc.account?.claims('userinfo', '', {}, []);
+  const ofAccount = Object.entries(all ?? {}).filter(([name]) => names.includes(name));
+  return toFurtherClaims({
+    ...(client.AlwaysSendClientClaims ? clientClaims(client) : undefined),
+    ...Object.fromEntries(ofAccount.map(([name, value]) => [name, toScalar(value)])),
+  });
+}
+
 /** The claims about a client; one that is given several times is a list, as IdentityServer wrote it. */
-function claimsOf({ Claims, PrefixClientClaims }: Client): Record<string, unknown> {
+function clientClaims({ Claims, PrefixClientClaims }: Client): Record<string, unknown> {
   const values = new Map<string, string[]>();
   for (const { Type, Value } of Claims) {
     const name = PrefixClientClaims ? `client_${Type}` : Type;
     values.set(name, [...(values.get(name) ?? []), Value]);
   }
-  return Object.fromEntries([...values].map(([name, list]) => [name, list.length === 1 ? list[0] : list]));
+  return toFurtherClaims(Object.fromEntries([...values].map(([name, list]) => [name, toScalar(list)])));
 }
 
 interface EngineToken {
@@ -193,7 +234,7 @@ export function layOutToken(
     expiresAt: Number(payload.exp),
     tokenId: token.extra?.tokenId ?? String(payload.jti),
     showsTokenId: token.extra?.tokenId !== undefined,
-    clientClaims: toClientClaims(token.extra?.clientClaims ?? {}),
+    furtherClaims: token.extra?.claims ?? {},
     authentication: token.extra?.authentication,
   });
   // The engine puts `iat` into every JWT that has none; IdentityServer's layouts have none. What cannot be

@@ -9,6 +9,7 @@ import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
+import { collectUserClaims, type TokenClaims } from './access-token.ts';
 import { refuseLostScopes } from './scopes.ts';
 
 /** A code may be redeemed in its last second, and the token lives from then. */
@@ -97,6 +98,9 @@ export function createGrantLoader(context: Pick<ServerContext, 'now' | 'registry
         [indicator],
       );
     }
+    if (isOffline && !client.UpdateAccessTokenClaimsOnRefresh) {
+      setTokenClaims(grant, await collectUserClaims(registry, ctx, client, requested));
+    }
     // One that is shared lasts for the whole session.
     grant.exp = now() + lifetime + (isOffline ? 0 : registry.configuration.server.SessionLifetime);
     await grant.save();
@@ -111,6 +115,17 @@ export function createGrantLoader(context: Pick<ServerContext, 'now' | 'registry
       return found?.accountId === accountId && found?.clientId === oidc.client?.clientId ? found : undefined;
     }
   };
+}
+
+/** Lets the engine's grants hold the claims of the first access token, which refreshed ones repeat. */
+export function keepTokenClaims({ Grant }: Provider): void {
+  const { IN_PAYLOAD } = Grant as unknown as { IN_PAYLOAD: readonly string[] };
+  Object.defineProperty(Grant, 'IN_PAYLOAD', { value: [...IN_PAYLOAD, 'tokenClaims'] });
+}
+
+/** Puts the claims of the first access token into its grant; none take no room. */
+export function setTokenClaims(grant: object, tokenClaims: TokenClaims): void {
+  if (Object.keys(tokenClaims).length > 0) Object.assign(grant, { tokenClaims });
 }
 
 interface ScopedGrant {

@@ -1,9 +1,10 @@
 /** The password grant (RFC 6749 section 4.3) of ResourceOwner clients; the engine has none. */
 import { errors, type Provider, type TokenEndpointGrantContext } from 'oidc-provider';
+import { type Account, toClaims } from '../accounts/accounts.ts';
 import { offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
-import { setAuthentication } from './access-token.ts';
-import { addScopes, grantLifetimeSeconds } from './grants.ts';
+import { collectUserClaims, setAuthentication } from './access-token.ts';
+import { addScopes, grantLifetimeSeconds, setTokenClaims } from './grants.ts';
 import { settleScopes, toResourceServer } from './scopes.ts';
 import { toMethods } from './token-layout.ts';
 
@@ -40,7 +41,9 @@ export function createPasswordGrant(
     }
 
     const target = settleScopes(ctx, registration, registry);
-    const accountId = await verify(username, password);
+    const account = await verify(username, password);
+    const { accountId } = account;
+    oidc.entity('Account', { accountId, claims: () => ({ ...toClaims(account), sub: accountId }) });
     const authentication = { authTime: now(), identityProvider: 'local', methods: ['pwd'] };
     setAuthentication(ctx, authentication);
 
@@ -49,6 +52,9 @@ export function createPasswordGrant(
     const grant = new provider.Grant({ accountId, clientId: client.clientId });
     addScopes(grant, scopes, [target.indicator]);
     grant.exp = now() + grantLifetimeSeconds(registration, isOffline);
+    if (isOffline && !registration.UpdateAccessTokenClaimsOnRefresh) {
+      setTokenClaims(grant, await collectUserClaims(registry, ctx, registration, scopes));
+    }
     const grantId = await grant.save();
     oidc.entity('Grant', grant);
 
@@ -77,10 +83,10 @@ export function createPasswordGrant(
       token_type: 'Bearer',
     };
 
-    async function verify(name: string, secret: string): Promise<string> {
+    async function verify(name: string, secret: string): Promise<Account> {
       const result = await accounts.verifyCredentials(name, secret);
       const isAccepted = result.kind === 'accepted' && !registry.isClientAccount(result.account.accountId);
-      if (isAccepted) return result.account.accountId;
+      if (isAccepted) return result.account;
       const reason = result.kind === 'refused' ? result.reason : `${result.kind}, not usable here`;
       log.info({ clientId: client.clientId, reason }, 'password grant refused');
       const refusal = new errors.InvalidGrant(reason);

@@ -32,7 +32,7 @@ import {
   type EngineClient,
   protocolSettings,
 } from './engine-clients.ts';
-import { createGrantLoader } from './grants.ts';
+import { createGrantLoader, keepTokenClaims } from './grants.ts';
 import { createPasswordGrant, passwordGrantParameters } from './password-grant.ts';
 import { refuseLostScopes, settleScopes, toResourceServer } from './scopes.ts';
 import { renderProviderError, signOutViews } from './sign-out.ts';
@@ -83,6 +83,7 @@ export function createProvider(
   describeAuthentication(engine, now);
   reportEvents(engine, context);
   admitOldRedirects(engine);
+  keepTokenClaims(engine);
 
   // Secrets are hashes, several at once; the engine would compare one in clear.
   engine.Client.prototype.compareClientSecret = async function compareClientSecret(
@@ -207,7 +208,7 @@ function toEngineConfiguration(context: Context, adapter: AdapterFactory): Engin
       },
     },
 
-    extraTokenClaims: (ctx, token) => ({ ...extraTokenClaims(context, ctx, token.kind) }),
+    extraTokenClaims: async (ctx, token) => ({ ...(await extraTokenClaims(context, ctx, token)) }),
     formats: {
       customizers: {
         jwt: (_ctx, token, jwt) => {

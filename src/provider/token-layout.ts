@@ -26,8 +26,8 @@ export interface AccessTokenFacts {
   /** Unique for each token. RFC 9068 always shows it, the others where `showsTokenId`. */
   readonly tokenId: string;
   readonly showsTokenId: boolean;
-  /** Claims about the client; what the layout itself says cannot be overwritten by them. */
-  readonly clientClaims: Readonly<Record<string, unknown>>;
+  /** Claims about client and account; what the layout itself says cannot be overwritten by them. */
+  readonly furtherClaims: Readonly<Record<string, unknown>>;
   readonly authentication: Authentication | undefined;
 }
 
@@ -36,7 +36,7 @@ export type TokenLayout = Resource['TokenLayout'];
 const layouts = {
   IdentityServer3(facts) {
     return {
-      ...facts.clientClaims,
+      ...facts.furtherClaims,
       iss: facts.issuer,
       aud: facts.audience,
       exp: facts.expiresAt,
@@ -51,7 +51,7 @@ const layouts = {
 
   IdentityServer4(facts) {
     return {
-      ...facts.clientClaims,
+      ...facts.furtherClaims,
       nbf: facts.issuedAt,
       exp: facts.expiresAt,
       iss: facts.issuer,
@@ -69,7 +69,7 @@ const layouts = {
 
   Rfc9068(facts) {
     return {
-      ...facts.clientClaims,
+      ...facts.furtherClaims,
       iss: facts.issuer,
       exp: facts.expiresAt,
       aud: facts.audience,
@@ -94,9 +94,14 @@ const layoutClaims: ReadonlySet<string> = new Set([
   ...['iss', 'aud', 'exp', 'nbf', 'iat', 'jti', 'client_id', 'scope', 'sub', 'auth_time', 'idp', 'amr'],
 ]);
 
-/** Of the claims of a token those that no layout has by itself: {@link AccessTokenFacts.clientClaims}. */
-export function toClientClaims(claims: Readonly<Record<string, unknown>>): Record<string, unknown> {
+/** Of the claims of a token those that no layout has by itself: {@link AccessTokenFacts.furtherClaims}. */
+export function toFurtherClaims(claims: Readonly<Record<string, unknown>>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(claims).filter(([name]) => !layoutClaims.has(name)));
+}
+
+/** IdentityServer wrote a claim that occurs once as a value and one that is repeated as an array. */
+export function toScalar(claim: unknown): unknown {
+  return Array.isArray(claim) && claim.length === 1 ? claim[0] : claim;
 }
 
 /** The claims of an access token in a layout. */

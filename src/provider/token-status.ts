@@ -17,7 +17,7 @@ import {
   toScopes,
 } from './access-token.ts';
 import { type Credentials, parseBasic, verifySecret } from './client-authentication.ts';
-import { type AccessTokenFacts, toClientClaims, toTokenClaims } from './token-layout.ts';
+import { type AccessTokenFacts, toFurtherClaims, toScalar, toTokenClaims } from './token-layout.ts';
 
 type Needs = Pick<ServerContext, 'accounts' | 'keys' | 'log' | 'now' | 'registry' | 'tokens'>;
 
@@ -193,7 +193,7 @@ export function createTokenStatus(
         expiresAt: claims.exp,
         tokenId: claims.jti ?? '',
         showsTokenId: claims.jti !== undefined,
-        clientClaims: toClientClaims(claims),
+        furtherClaims: toFurtherClaims(claims),
         authentication:
           authTime === undefined
             ? undefined
@@ -244,7 +244,7 @@ export function createTokenStatus(
       expiresAt,
       tokenId: extra?.tokenId ?? '',
       showsTokenId: extra?.tokenId !== undefined,
-      clientClaims: toClientClaims(extra?.clientClaims ?? {}),
+      furtherClaims: extra?.claims ?? {},
       authentication: extra?.authentication,
     };
   }
@@ -325,9 +325,4 @@ function nameOf(caller: Caller): string {
 
 function callerFields(caller: Caller): Record<string, string> {
   return caller.kind === 'client' ? { clientId: caller.client.ClientId } : { resource: caller.resource.Name };
-}
-
-/** IdentityServer3 wrote a claim that occurs once as a value and one that is repeated as an array. */
-function toScalar(claim: unknown): unknown {
-  return Array.isArray(claim) && claim.length === 1 ? claim[0] : claim;
 }

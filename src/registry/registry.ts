@@ -16,6 +16,8 @@ export interface Registry {
   findResource(name: string): Resource | undefined;
   /** What the scopes of a request mean for this client. */
   resolveScopes(client: Client, requested: readonly string[]): ScopeResolution;
+  /** The claims of the account that access tokens with these scopes carry. */
+  claimsOfScopes(scopes: readonly string[]): readonly string[];
   /** The access token's target by its {@link TokenTarget.indicator}. */
   findTarget(indicator: string): TokenTarget | undefined;
   /** Exchanges the snapshot. */
@@ -105,6 +107,12 @@ export function createRegistry(first: Configuration): Registry {
         };
       }
       return { kind: 'resolved', target: toTarget(first === undefined ? [] : [first, ...others]) };
+    },
+
+    claimsOfScopes(scopes) {
+      return scopes.flatMap(
+        (scope) => resourceOfScope.get(scope)?.Scopes.find(({ Name }) => Name === scope)?.Claims ?? [],
+      );
     },
 
     findTarget(indicator) {

@@ -195,3 +195,74 @@ test('who asks for a signed answer of introspection gets one, for itself alone',
   assert.equal((answer as { active: boolean; sub: string }).sub, 'alice');
   assert.deepEqual([exp, sub], [undefined, undefined]);
 });
+
+/** A resource whose scope names claims of the account. */
+const withRoles = {
+  Scopes: [{ Name: 'intelligence_web_api', Claims: ['role', 'email', 'department'] }],
+};
+
+for (const AccessTokenType of ['Jwt', 'Reference']) {
+  test(`the claims that a scope names are in ${AccessTokenType} tokens, and stay as they were unless a client wants them new`, async (t) => {
+    const accounts = [
+      { Name: 'alice', Password: 'Pass-word-1', Email: 'alice@example.com', Roles: ['Researcher'] },
+    ];
+    const desk = { AccessTokenType, Claims: claims, AlwaysSendClientClaims: true };
+    const server = await startTestServer(t, {
+      accounts,
+      resources: { intelligence_web_api: withRoles },
+      clients: {
+        desk,
+        mvc: { AccessTokenType },
+        fresh: {
+          Flow: 'ResourceOwner',
+          EnableLocalLogin: true,
+          ClientSecrets: [{ Value: { plain: 'desk-secret' } }],
+          AllowedScopes: ['intelligence_web_api', 'offline_access'],
+          ...desk,
+          UpdateAccessTokenClaimsOnRefresh: true,
+        },
+      },
+    });
+    const introspect = async (token: string) =>
+      (await post(`${server.issuer}/connect/introspect`, { token }, webApi)).body as Record<string, unknown>;
+    const call = (clientId: string, fields: Record<string, string>) =>
+      post(`${server.issuer}/connect/token`, fields, basic(clientId, 'desk-secret'));
+    const signIn = (clientId: string) =>
+      call(clientId, {
+        grant_type: 'password',
+        username: 'alice',
+        password: 'Pass-word-1',
+        scope: 'intelligence_web_api offline_access',
+      });
+    const kept = await signIn('desk');
+    const fresh = await signIn('fresh');
+    const byCode = await signInAndRedeem({
+      issuer: server.issuer,
+      ...mvc,
+      scope: 'openid intelligence_web_api offline_access',
+    });
+    for (const { body } of [kept, fresh, byCode]) {
+      const answer = await introspect(body.access_token);
+      assert.deepEqual([answer.role, answer.email, answer.sub], ['Researcher', 'alice@example.com', 'alice']);
+      if (AccessTokenType === 'Jwt') assert.equal(decodeJwt(body.access_token).role, 'Researcher');
+    }
+
+    await server.context.db
+      .knex('OidcUser')
+      .where({ name: 'alice' })
+      .update({ roles: '["Reader","Editor"]' });
+    const refresh = async (clientId: string, token: string) =>
+      introspect(
+        (await call(clientId, { grant_type: 'refresh_token', refresh_token: token })).body.access_token,
+      );
+    const again = await refresh('desk', kept.body.refresh_token);
+    assert.deepEqual([again.role, again.client_department], ['Researcher', 'IT']);
+    assert.deepEqual((await refresh('fresh', fresh.body.refresh_token)).role, ['Reader', 'Editor']);
+    const { body } = await post(
+      `${server.issuer}/connect/token`,
+      { grant_type: 'refresh_token', refresh_token: byCode.body.refresh_token },
+      basic('mvc', 'mvc-secret'),
+    );
+    assert.equal((await introspect(body.access_token)).role, 'Researcher');
+  });
+}
