@@ -6,6 +6,7 @@ import type { Knex } from 'knex';
 import * as tokens from './0001-tokens.ts';
 import * as accounts from './0002-accounts.ts';
 import * as lastUse from './0003-last-use.ts';
+import * as externalLogins from './0004-external-logins.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -17,4 +18,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0001-tokens', { up: tokens.up, tables: ['OidcToken'] }],
   ['0002-accounts', { up: accounts.up, tables: ['OidcUser'] }],
   ['0003-last-use', { up: lastUse.up, tables: [] }],
+  ['0004-external-logins', { up: externalLogins.up, tables: ['OidcUserLogin'] }],
 ]);

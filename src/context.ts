@@ -1,5 +1,7 @@
 /** The typed bag that features draw from; `server.ts` fills it once. Types only. */
 import type { Accounts } from './accounts/accounts.ts';
+import type { ExternalLogins } from './accounts/external-logins.ts';
+import type { IdentityProviders } from './federation/identity-providers.ts';
 import type { SigningKeys } from './keys/keys.ts';
 import type { Logger } from './log.ts';
 import type { Brand } from './pages/layout.ts';
@@ -14,6 +16,8 @@ export interface ServerContext {
   readonly db: Database;
   readonly tokens: Tokens;
   readonly accounts: Accounts;
+  readonly externalLogins: ExternalLogins;
+  readonly identityProviders: IdentityProviders;
   readonly registry: Registry;
   readonly keys: SigningKeys;
   readonly brand: Brand;

@@ -9,10 +9,14 @@ import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
 import compose from 'koa-compose';
 import { createAccounts } from './accounts/accounts.ts';
+import { createExternalLogins } from './accounts/external-logins.ts';
 import { type Configuration, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError } from './errors.ts';
+import { createIdentityProviders } from './federation/identity-providers.ts';
+import { createOpenIdConnect } from './federation/openid-connect.ts';
+import { createOutgoing } from './federation/outgoing.ts';
 import { createCsrf } from './http/csrf.ts';
 import { openListener } from './http/listener.ts';
 import {
@@ -25,16 +29,20 @@ import {
 } from './http/middleware.ts';
 import { type KeySource, loadKeys } from './keys/keys.ts';
 import { createLogger, type Logger } from './log.ts';
+import { createAttempts } from './login/attempts.ts';
+import { createExternalSteps, receiveAnswers } from './login/external.ts';
 import { createLoginRoutes } from './login/routes.ts';
 import type { Brand } from './pages/layout.ts';
 import { homePage } from './pages/notices.ts';
 import { stylesheet } from './pages/style.ts';
 import { createAccessTokenVerifier, createIdTokenVerifier } from './provider/access-token.ts';
 import { discoveryDocument } from './provider/discovery.ts';
+import { createFarewells, type Farewells } from './provider/farewell.ts';
 import { acceptOldCallers } from './provider/old-callers.ts';
 import { createProvider, type OidcProvider, routes } from './provider/provider.ts';
 import { completeSignOut, createStayPage } from './provider/sign-out.ts';
 import { createTokenStatus } from './provider/token-status.ts';
+import { createUpstreamSignOut } from './provider/upstream-session.ts';
 import { basePathOf } from './registry/client-metadata.ts';
 import { createRegistry } from './registry/registry.ts';
 import { startCleanup } from './store/cleanup.ts';
@@ -84,12 +92,23 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const keys = await loadKeys(toKeySource(configuration));
   const registry = createRegistry(configuration);
   const assets = createAssets(configuration);
+  const outgoing = starting.use(
+    createOutgoing({ proxy: settings.OutgoingProxy, allowedHosts: settings.OutgoingAllowedHosts }),
+  );
   const context: ServerContext = {
     log,
     now,
     db,
     tokens: createTokens({ db, now }),
     accounts,
+    externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
+    identityProviders: createIdentityProviders({
+      outgoing,
+      openIdConnect: createOpenIdConnect({ outgoing, log, now }),
+      now,
+      publicUrl: settings.PublicUrl,
+      key: keys.deriveKey('id token of an identity provider'),
+    }),
     registry,
     keys,
     brand: assets.brand,
@@ -101,12 +120,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     now,
     refreshGraceSeconds: (clientId) => registry.findClient(clientId)?.RefreshTokenGraceSeconds ?? 0,
   });
-  const provider = createProvider(context, { adapter, verifyAccessToken });
-  completeSignOut(provider.engine, context);
+  const farewells = starting.use(createFarewells(context));
+  const provider = createProvider(context, { adapter, farewells, outgoing, verifyAccessToken });
+  completeSignOut(provider.engine, context, farewells);
   provider.buildClients(configuration)();
 
   const { app, refreshDocuments } = createApp(context, {
     provider,
+    farewells,
     assets: assets.routes,
     verifyAccessToken,
   });
@@ -232,11 +253,12 @@ function createAssets({ server }: Configuration): { brand: Brand; routes: Middle
 
 interface AppParts {
   provider: OidcProvider;
+  farewells: Farewells;
   assets: Middleware;
   verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
 }
 
-function createApp(context: ServerContext, { provider, assets, verifyAccessToken }: AppParts) {
+function createApp(context: ServerContext, { provider, assets, farewells, verifyAccessToken }: AppParts) {
   const { brand, keys, log, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
@@ -250,7 +272,8 @@ function createApp(context: ServerContext, { provider, assets, verifyAccessToken
   app.on('error', (err) => log.error({ err }, 'request failed'));
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
-  const login = createLoginRoutes(context, { engine: () => engine, csrf });
+  const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
+  const login = createLoginRoutes(context, { engine: () => engine, csrf, external });
   const verifyIdToken = createIdTokenVerifier(context);
   const status = createTokenStatus(context, { verifyAccessToken, verifyIdToken });
 
@@ -296,9 +319,12 @@ function createApp(context: ServerContext, { provider, assets, verifyAccessToken
 
   const stack: Middleware[] = [
     assets,
+    createUpstreamSignOut(context, (uid) => farewells.endSession(engine, uid)),
+    receiveAnswers(context, external),
     allowMethods(methodsOf),
     router.routes() as unknown as Middleware,
     login.routes() as unknown as Middleware,
+    farewells.router.routes() as unknown as Middleware,
     acceptOldCallers(context),
     ...(engine.middleware as unknown as Middleware[]),
   ];

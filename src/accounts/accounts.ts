@@ -61,6 +61,9 @@ export interface Accounts {
   /** The account of this name, disabled or not; undefined for one that is unknown or removed. One statement. */
   find(name: string): Promise<Account | undefined>;
 
+  /** The account whose Windows name this is, as {@link find}. One statement. */
+  findByWindowsName(windowsName: string): Promise<Account | undefined>;
+
   /** As {@link find}; throws ERR_ACCOUNT_UNKNOWN, status 404, or ERR_ACCOUNT_REMOVED, status 409. */
   get(name: string): Promise<Account>;
 
@@ -217,6 +220,11 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
       return row === undefined || isRemoved(row) ? undefined : toAccount(row);
     },
 
+    async findByWindowsName(windowsName) {
+      const row = await db<Row>(table).where({ normalizedWindowsName: windowsName.toLowerCase() }).first();
+      return row === undefined || isRemoved(row) ? undefined : toAccount(row);
+    },
+
     async get(name) {
       return toAccount(await getRow(name));
     },
@@ -266,7 +274,7 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     },
 
     async remove(name) {
-      return change(name, {
+      const removedAccount = await change(name, {
         name: null,
         displayName: null,
         email: null,
@@ -279,6 +287,10 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
         mustChangePassword: false,
         removedAt: now(),
       });
+      await db('OidcUserLogin')
+        .where({ normalizedName: normalizeName(name) })
+        .delete();
+      return removedAccount;
     },
 
     async list() {

@@ -80,7 +80,8 @@ function createProgram(io: CommandIo): Command {
     .description(
       'read the config files, name everything that is wrong with them, and what is weaker than it should be',
     )
-    .action(() => checkConfiguration(directory(), io));
+    .option('--online', 'also fetch the metadata of every identity provider')
+    .action((options: { online?: boolean }) => checkConfiguration(directory(), options, io));
   program
     .command('print-schema')
     .description('print the JSON Schema of one kind of config file')

@@ -2,17 +2,28 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { configurationReference, jsonSchemas } from '../config/documentation.ts';
-import { loadConfiguration } from '../config/load.ts';
+import { type Configuration, loadConfiguration } from '../config/load.ts';
+import { ServerError } from '../errors.ts';
+import { createIdentityProviders } from '../federation/identity-providers.ts';
+import { createOpenIdConnect } from '../federation/openid-connect.ts';
+import { createOutgoing } from '../federation/outgoing.ts';
+import { createLogger } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
 import { CommandError, describeIssue, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 
 /**
- * Reads every config file and says that all is well, with what is weaker than it should be.
+ * Reads every config file and says that all is well, with what is weaker than it should be. With `online` it also
+ * fetches the metadata of every enabled identity provider.
  *
  * @throws {ConfigurationError} with every issue of every file
+ * @throws {CommandError} 69 where an identity provider cannot be used
  */
-export async function checkConfiguration(directory: string, io: CommandIo): Promise<void> {
+export async function checkConfiguration(
+  directory: string,
+  { online = false }: { online?: boolean },
+  io: CommandIo,
+): Promise<void> {
   const configuration = await loadConfiguration(directory, io);
   checkEngineClients(configuration);
   const { clients, deviations, resources } = configuration;
@@ -22,6 +33,40 @@ export async function checkConfiguration(directory: string, io: CommandIo): Prom
     );
   }
   io.stdout.write(`the configuration is in order: ${clients.size} clients, ${resources.size} resources\n`);
+  if (online) await checkIdentityProviders(configuration, io);
+}
+
+async function checkIdentityProviders({ providers, server }: Configuration, io: CommandIo): Promise<void> {
+  const now = () => Math.floor(Date.now() / 1000);
+  const log = createLogger({ level: 'silent', format: 'json' });
+  await using outgoing = createOutgoing({
+    proxy: server.OutgoingProxy,
+    allowedHosts: server.OutgoingAllowedHosts,
+  });
+  const identityProviders = createIdentityProviders({
+    outgoing,
+    openIdConnect: createOpenIdConnect({ outgoing, log, now }),
+    now,
+    publicUrl: server.PublicUrl,
+    key: new Uint8Array(32),
+  });
+  let unusable = 0;
+  for (const provider of providers.values()) {
+    if (!provider.Enabled) continue;
+    try {
+      const warnings = await identityProviders.inspect(provider);
+      const remarks = warnings.map((warning) => `, but ${warning}`).join('');
+      io.stdout.write(`identity provider ${provider.Name}: answers${remarks}\n`);
+    } catch (err) {
+      if (!(err instanceof ServerError)) throw err;
+      unusable += 1;
+      io.stdout.write(`identity provider ${provider.Name}: ${err.message}: ${err.hint}\n`);
+    }
+  }
+  if (unusable > 0) {
+    const what = unusable === 1 ? 'one identity provider' : `${unusable} identity providers`;
+    throw new CommandError(exitCodes.unavailable, `${what} cannot be used`);
+  }
 }
 
 /** The kinds of config file that there is a schema of. */

@@ -1,4 +1,5 @@
 /** What must hold across properties and files, beyond what the schemas say. Pure; all findings are returned. */
+import type { Provider } from './load.ts';
 import type { Finding } from './read.ts';
 import { suggest } from './read.ts';
 import {
@@ -334,6 +335,67 @@ export function checkResource(
     }
   }
   return findings;
+}
+
+/** Paths under the public URL that are ours. */
+const ownPaths = /^\/(assets|connect|login|signed-out|\.well-known)(\/|$)/i;
+
+/**
+ * Everything that is wrong with an identity provider among the others.
+ *
+ * @param callbacks the providers that were checked before, by callback path in lower case; this one's is added
+ */
+export function checkProvider(provider: Provider, callbacks: Map<string, string>): Finding[] {
+  const findings: Finding[] = [];
+  const { CallbackPath, ClaimMapping, Domains, Name, UserNameClaims } = provider;
+  const path = CallbackPath.toLowerCase();
+  const other = callbacks.get(path);
+  if (ownPaths.test(path)) {
+    findings.push({ path: 'CallbackPath', message: `${CallbackPath} has another use already` });
+  }
+  // At the root the answer itself says whose it is.
+  if (other !== undefined && path !== '/') {
+    findings.push({ path: 'CallbackPath', message: `${CallbackPath} takes the answers of ${other} already` });
+  }
+  callbacks.set(path, Name);
+  if (provider.Type === 'Oidc' && UserNameClaims.includes('email') && Domains.length === 0) {
+    findings.push({
+      path: 'Domains',
+      message: 'is needed, since UserNameClaims names email: an address counts only in one of these domains',
+    });
+  }
+  if (provider.Type === 'Oidc' && !provider.Scope.includes('openid')) {
+    findings.push({ path: 'Scope', message: 'must contain openid' });
+  }
+  for (const claim of Object.keys(ClaimMapping).filter((name) => protocolClaims.has(name))) {
+    findings.push({ path: 'ClaimMapping', message: `${claim} is the protocol's and cannot be set` });
+  }
+  return findings;
+}
+
+/** Where an identity provider is trusted in ways that are weaker than they should be. */
+export function findProviderDeviations(provider: Provider): Finding[] {
+  if (!provider.Enabled) return [];
+  if (provider.Type === 'WsFed') {
+    return provider.AllowSha1
+      ? [
+          {
+            path: 'AllowSha1',
+            message: `${provider.Name} may sign with SHA-1, which can be forged`,
+            hint: 'have it sign with SHA-256 and set AllowSha1 to false',
+          },
+        ]
+      : [];
+  }
+  return provider.UsePkce
+    ? []
+    : [
+        {
+          path: 'UsePkce',
+          message: `${provider.Name} gets requests without PKCE (RFC 9700 section 2.1.1)`,
+          hint: 'set UsePkce to true once it understands PKCE',
+        },
+      ];
 }
 
 /** Why a file name, without .json, cannot be used on every system; undefined if it can. */

@@ -2,7 +2,7 @@
  * From the folder of config files to one snapshot: read everything, check everything, report everything at
  * once; only a configuration without a single issue comes out, frozen.
  */
-import { createHash } from 'node:crypto';
+import { createHash, createPrivateKey } from 'node:crypto';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -10,9 +10,11 @@ import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
 import {
   checkClient,
+  checkProvider,
   checkResource,
   findDeviations,
   findFileNameProblem,
+  findProviderDeviations,
   localLogin,
   requiresPkce,
   scopeNames,
@@ -70,8 +72,25 @@ export type Resource = DeepReadonly<
   }
 >;
 
+type Registered<Type extends ProviderRegistration['Type']> = Omit<
+  Extract<ProviderRegistration, { Type: Type }>,
+  '$schema' | 'CallbackPath' | 'ClientSecret' | 'DecryptionKeys' | 'Wreply'
+> & { Name: string; CallbackPath: string };
+
+/** A WS-Federation identity provider's registration, complete. */
+export type WsFedProvider = DeepReadonly<
+  Registered<'WsFed'> & {
+    Wreply: string;
+    /** PEM, decrypted. */
+    DecryptionKeys: string[];
+  }
+>;
+
+/** An OpenID Connect identity provider's registration, complete. */
+export type OidcProvider = DeepReadonly<Registered<'Oidc'> & { ClientSecret?: string }>;
+
 /** An identity provider's registration. */
-export type Provider = DeepReadonly<WithoutSchema<ProviderRegistration> & { Name: string }>;
+export type Provider = OidcProvider | WsFedProvider;
 
 /** A snapshot of the config files. Nothing in it changes. */
 export interface Configuration {
@@ -193,7 +212,9 @@ export async function loadConfiguration(
   }
 
   const providers = new Map<string, Provider>();
-  for (const { file, name, value } of providerFiles) {
+  const callbacks = new Map<string, string>();
+  for (const source of providerFiles) {
+    const { file, name, value } = source;
     // IdentityServer3's tokens call the local sign-in idsrv.
     if (name.toLowerCase() === localLogin || name.toLowerCase() === 'idsrv') {
       issues.push({
@@ -203,7 +224,12 @@ export async function loadConfiguration(
         hint: 'rename the file',
       });
     }
-    if (value !== undefined) providers.set(name, { ...withoutSchema(value), Name: name });
+    if (value === undefined) continue;
+    const report = reporter(source, issues);
+    const provider = completeProvider(name, value, server?.PublicUrl ?? '', secrets, report);
+    for (const finding of checkProvider(provider, callbacks)) report(finding);
+    providers.set(name, provider);
+    deviations.push(...findProviderDeviations(provider).map((finding) => ({ file, ...finding })));
   }
 
   if (issues.length > 0 || server === undefined) {
@@ -446,6 +472,59 @@ function completeResource(
     ],
     Secrets: hashSecrets(value.Secrets, 'Secrets', secrets, report),
   };
+}
+
+/** The path under the public URL that takes the answers: as said, or where `Wreply` has them sent. */
+function callbackPathOf(name: string, value: ProviderRegistration, publicUrl: string): string {
+  if (value.CallbackPath !== undefined) return value.CallbackPath;
+  const wreply = value.Type === 'WsFed' ? value.Wreply : undefined;
+  if (wreply?.toLowerCase().startsWith(`${publicUrl.toLowerCase()}/`)) {
+    return new URL(wreply).pathname.slice(new URL(publicUrl).pathname.length).replace(/(?<=.)\/$/, '');
+  }
+  return `/callback/${value.Type.toLowerCase()}/${encodeURIComponent(name)}`;
+}
+
+function completeProvider(
+  name: string,
+  value: ProviderRegistration,
+  publicUrl: string,
+  secrets: SecretSources,
+  report: Report,
+): Provider {
+  const CallbackPath = callbackPathOf(name, value, publicUrl);
+  if (value.Type === 'WsFed') {
+    const { DecryptionKeys, Wreply = publicUrl + CallbackPath, ...rest } = withoutSchema(value);
+    const keys = DecryptionKeys.flatMap(({ KeyFile, Passphrase }, index) => {
+      const path = `DecryptionKeys[${index}]`;
+      const passphrase =
+        Passphrase === undefined
+          ? undefined
+          : resolveSecret(Passphrase, `${path}.Passphrase`, secrets, report);
+      const pem = resolveSecret({ file: KeyFile }, `${path}.KeyFile`, secrets, report);
+      return pem === undefined ? [] : decryptKey(pem, passphrase, `${path}.KeyFile`, report);
+    });
+    return { ...rest, Name: name, CallbackPath, Wreply, DecryptionKeys: keys };
+  }
+  const { ClientSecret, ...rest } = withoutSchema(value);
+  const secret =
+    ClientSecret === undefined ? undefined : resolveSecret(ClientSecret, 'ClientSecret', secrets, report);
+  return {
+    ...rest,
+    Name: name,
+    CallbackPath,
+    ...(secret === undefined ? undefined : { ClientSecret: secret }),
+  };
+}
+
+function decryptKey(pem: string, passphrase: string | undefined, path: string, report: Report): string[] {
+  try {
+    const key = createPrivateKey({ key: pem, ...(passphrase === undefined ? undefined : { passphrase }) });
+    if (key.asymmetricKeyType === 'rsa') return [key.export({ format: 'pem', type: 'pkcs8' }).toString()];
+    report({ path, message: `holds an ${key.asymmetricKeyType} key; assertions are encrypted for RSA keys` });
+  } catch {
+    report({ path, message: 'holds no private key in PEM, or the passphrase is wrong' });
+  }
+  return [];
 }
 
 function hashSecrets(

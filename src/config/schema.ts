@@ -95,6 +95,11 @@ function webUrl() {
   );
 }
 
+/** As in DPM, an empty text says that there is none. */
+function emptyIsAbsent<Schema extends z.ZodType>(schema: Schema) {
+  return z.preprocess((value) => (value === '' ? undefined : value), schema.optional());
+}
+
 const schemaReference = z
   .string()
   .optional()
@@ -248,6 +253,13 @@ export const ServerSettings = z.strictObject({
     description:
       'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',
   }),
+  OutgoingProxy: webUrl().optional().meta({
+    description: 'Proxy for the calls that the server makes itself, such as http://proxy.example.com:3128.',
+  }),
+  OutgoingAllowedHosts: list(text()).default([]).meta({
+    description:
+      'Hosts in private networks that calls of the server may reach beside those that the config files name, as name or name:port. Everything else there is refused.',
+  }),
   Branding: z
     .strictObject({
       Name: text().default('Postern').meta({ description: 'Name at the head of every page.' }),
@@ -400,17 +412,22 @@ export const ClientRegistration = z.strictObject({
   PostLogoutRedirectUris: list(text())
     .default([])
     .meta({ description: 'Where users may be sent after signing out; written as RedirectUris.' }),
-  LogoutUri: notYet('LogoutUri', z.string(), (value) => value === '')
-    .optional()
-    .register(traits, { refused: 'Only an empty text is accepted so far.' })
-    .meta({ description: 'Page of the client that ends its session (front-channel logout).' }),
-  LogoutSessionRequired: notYet('LogoutSessionRequired', boolean(), (value) => value)
-    .default(true)
-    .register(traits, { refused: onlyDefault })
-    .meta({ description: 'Whether LogoutUri is told which session ends.' }),
-  RequireSignOutPrompt: notYet('RequireSignOutPrompt', boolean(), (value) => !value)
+  LogoutUri: emptyIsAbsent(webUrl()).meta({
+    description:
+      'Page of the client that ends its session; loaded in a frame when the user signs out (front-channel logout).',
+  }),
+  LogoutSessionRequired: boolean().default(true).meta({
+    description: 'Whether LogoutUri is told which session ends (iss and sid).',
+  }),
+  BackChannelLogoutUri: emptyIsAbsent(webUrl()).meta({
+    description:
+      'Where the client is told by a call of the server that a session has ended (back-channel logout).',
+  }),
+  BackChannelLogoutSessionRequired: boolean().default(true).meta({
+    description: 'Whether that call tells which session has ended (sid).',
+  }),
+  RequireSignOutPrompt: boolean()
     .default(false)
-    .register(traits, { refused: onlyDefault })
     .meta({ description: 'Whether users are always asked before they are signed out.' }),
   AllowAccessToAllScopes: notYet('AllowAccessToAllScopes', boolean(), (value) => !value)
     .default(false)
@@ -458,6 +475,10 @@ export const ClientRegistration = z.strictObject({
   IdentityProviderRestrictions: list(text()).default([]).meta({
     description:
       'Names of the only identity providers that users may choose. Empty means all of them; local alone means none but the login page.',
+  }),
+  RequireMfa: boolean().default(false).meta({
+    description:
+      'Whether users must have signed in with more than one factor, which only an identity provider can vouch for so far (MfaValues).',
   }),
   IncludeJwtId: boolean()
     .default(false)
@@ -583,47 +604,138 @@ export const ResourceRegistration = z.strictObject({
 });
 export type ResourceRegistration = z.output<typeof ResourceRegistration>;
 
-const providerEnabled = boolean()
-  .refine(
-    (value) => !value,
-    'signing in through identity providers is not supported yet; set Enabled to false',
-  )
-  .prefault(true)
-  .register(traits, { refused: 'Only false is accepted so far.' })
-  .meta({ description: 'Whether users can sign in through it.' });
-const caption = z.string().default('').meta({
-  description:
-    'Label of its button. Without one it is not offered, but still reachable by acr_values=idp:<Name>.',
-});
+/** A path of ours that an identity provider sends its answers to. */
+function callbackPath() {
+  return text()
+    .regex(
+      /^(\/[A-Za-z0-9._~-]+)+$/,
+      'must be a path such as /callback/wsfed/Name, without query and slash at its end',
+    )
+    .optional();
+}
+
+/** What identity providers of every kind have. */
+const providerProperties = {
+  $schema: schemaReference,
+  Enabled: boolean().default(true).meta({ description: 'Whether users can sign in through it.' }),
+  Caption: z.string().default('').meta({
+    description:
+      'Label of its button. Without one it is not offered, but still reachable by acr_values=idp:<Name>.',
+  }),
+  Domains: list(text().regex(/^[a-z0-9-]+(\.[a-z0-9-]+)+$/i, 'must be a domain such as example.com'))
+    .default([])
+    .meta({
+      description:
+        'Mail domains of its users: who types a name that ends with @ and one of them is sent there. They also limit which e-mail addresses it may vouch for as a name.',
+    }),
+  AllowedAccounts: list(text()).default([]).meta({
+    description:
+      'The accounts that it may vouch for, by name; * stands for any characters. Empty means all of them.',
+  }),
+  ProvisionAccounts: boolean().default(false).meta({
+    description:
+      'Whether somebody whose name has no account gets one at the first sign-in. Otherwise only accounts that are there can sign in.',
+  }),
+  ClaimMapping: z.record(text(), text()).default({}).meta({
+    description:
+      'With ProvisionAccounts: which claim of the identity provider becomes which of the account, as { "email": "emailaddress" }. name, email and role fill the display name, the e-mail address and the roles.',
+  }),
+  ForwardLoginHint: boolean().default(false).meta({
+    description: 'Whether the login_hint of a client, or the name that a user typed, is passed on to it.',
+  }),
+  SignOut: boolean().default(true).meta({
+    description: 'Whether signing out here goes on to it.',
+  }),
+  CallbackPath: callbackPath().meta({
+    description:
+      'Path under PublicUrl that takes its answers. Without it: /callback/oidc/<Name> or /callback/wsfed/<Name>.',
+  }),
+};
+
+function mfaValues(...values: string[]) {
+  return list(text()).default(values).meta({
+    description:
+      'What it says of a sign-in with more than one factor: values of amr or acr, or of the authentication method. For clients with RequireMfa.',
+  });
+}
 
 const WsFedProvider = z.strictObject({
-  $schema: schemaReference,
+  ...providerProperties,
   Type: z.literal('WsFed').meta({ description: 'A WS-Federation identity provider.' }),
-  Enabled: providerEnabled,
-  Caption: caption,
   MetadataAddress: webUrl().meta({
     description: 'URL of its federation metadata, as this server reaches it.',
   }),
   Wtrealm: text().default('urn:intelligence').meta({ description: 'The realm under which it knows us.' }),
-  Wreply: webUrl()
-    .optional()
-    .meta({ description: 'Where it sends its answer. Without it: callback/wsfed/<Name>.' }),
+  Wreply: webUrl().optional().meta({
+    description:
+      'Where it is told to send its answer, if that is not the callback under PublicUrl. Not sent at all where SendWreply is false.',
+  }),
+  SendWreply: boolean().default(true).meta({
+    description: 'Whether the request names the address for the answer (wreply).',
+  }),
+  UserNameClaims: list(text()).default(['windowsaccountname', 'upn', 'nameidentifier', 'name']).meta({
+    description:
+      'The claims that may hold the name of the account, the first that is there counts: short names of WS-Federation (windowsaccountname, upn, nameidentifier, name, emailaddress) or whole URIs.',
+  }),
+  MfaValues: mfaValues('http://schemas.microsoft.com/claims/multipleauthn'),
+  DecryptionKeys: z
+    .array(
+      z.strictObject({
+        KeyFile: text().meta({ description: 'PEM file with the RSA private key.' }),
+        Passphrase: SecretReference.optional().meta({
+          description: 'Where the passphrase of the key is, if it is encrypted.',
+        }),
+      }),
+    )
+    .default([])
+    .meta({
+      description:
+        'The keys for encrypted assertions. Without one they are refused. Files are relative to the folder that contains config/.',
+    }),
+  AllowCbc: boolean().default(false).meta({
+    description: 'Whether assertions may be encrypted by AES-CBC, as AD FS does.',
+  }),
+  AllowSha1: boolean().default(false).meta({
+    description: 'Whether signatures may use SHA-1, for identity providers that know nothing else.',
+  }),
 });
 
 const OidcProvider = z.strictObject({
-  $schema: schemaReference,
+  ...providerProperties,
   Type: z.literal('Oidc').meta({ description: 'An OpenID Connect identity provider.' }),
-  Enabled: providerEnabled,
-  Caption: caption,
   Authority: webUrl().meta({
     description: 'Its issuer; /.well-known/openid-configuration is read beneath it.',
   }),
+  MetadataAddress: webUrl().optional().meta({
+    description: 'Where its metadata is, if not beneath Authority.',
+  }),
+  RequireHttpsMetadata: boolean().default(true).meta({
+    description: 'Whether its addresses must be https unless they are on this machine.',
+  }),
   ClientId: text().meta({ description: 'Our client id at the provider.' }),
   ClientSecret: SecretReference.optional().meta({ description: 'Where our secret at the provider is.' }),
+  ClientAuthentication: z
+    .enum(['client_secret_basic', 'client_secret_post'])
+    .default('client_secret_basic')
+    .meta({ description: 'How the secret is sent to the token endpoint.' }),
   Scope: list(ScopeName).default(['openid', 'profile']).meta({ description: 'The scopes that we ask for.' }),
   ResponseType: z.enum(['code', 'code id_token', 'id_token']).default('code').meta({
     description: 'What the provider answers with.',
   }),
+  ResponseMode: z.enum(['query', 'form_post']).optional().meta({
+    description: 'How the answer comes. Without it: query for code, form_post for the others.',
+  }),
+  UsePkce: boolean().default(true).meta({ description: 'Whether codes are protected by PKCE.' }),
+  GetClaimsFromUserInfoEndpoint: boolean().default(false).meta({
+    description: 'Whether claims are read from the userinfo endpoint as well as from the ID token.',
+  }),
+  UserNameClaims: list(text())
+    .refine((names) => names.length > 0, 'must name at least one claim')
+    .meta({
+      description:
+        'The claims that may hold the name of the account, the first that is there counts. There is no default, since what a user can edit there (such as name) would let anybody become anybody. email counts only with email_verified and a domain of Domains.',
+    }),
+  MfaValues: mfaValues('mfa'),
 });
 
 /** config/providers/<Name>.json: an identity provider. */

@@ -2,18 +2,18 @@
 import type { Context } from 'koa';
 import { ServerError } from '../errors.ts';
 
-const limitBytes = 56 * 1024;
+const usualLimitBytes = 56 * 1024;
 
 /**
  * The fields of an `application/x-www-form-urlencoded` body. Those named in `lists` may be repeated, and come
  * as one string with spaces between.
  *
- * @throws {ServerError} ERR_REQUEST_TOO_LARGE (413) above 56 KiB, ERR_REQUEST_INVALID (400) for another content
+ * @throws {ServerError} ERR_REQUEST_TOO_LARGE (413) above the limit (56 KiB unless said), ERR_REQUEST_INVALID (400) for another content
  *   type or a repeated field (RFC 6749 section 3.2)
  */
 export async function readForm(
   ctx: Context,
-  { lists = [] }: { lists?: readonly string[] } = {},
+  { lists = [], limitBytes = usualLimitBytes }: { lists?: readonly string[]; limitBytes?: number } = {},
 ): Promise<Readonly<Record<string, string>>> {
   const isEmpty = ctx.get('content-type') === '' && (ctx.request.length ?? 0) === 0;
   if (!isEmpty && !ctx.is('application/x-www-form-urlencoded')) {
@@ -21,7 +21,7 @@ export async function readForm(
       status: 400,
     });
   }
-  const fields = new URLSearchParams(await readBody(ctx));
+  const fields = new URLSearchParams(await readBody(ctx, limitBytes));
   const form: Record<string, string> = Object.create(null);
   for (const [name, value] of fields) {
     if (name in form) {
@@ -38,19 +38,19 @@ export async function readForm(
   return form;
 }
 
-async function readBody({ req, request }: Context): Promise<string> {
-  if ((request.length ?? 0) > limitBytes) throw tooLarge();
+async function readBody({ req, request }: Context, limitBytes: number): Promise<string> {
+  if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
   const chunks: Buffer[] = [];
   let received = 0;
   for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     received += chunk.length;
-    if (received > limitBytes) throw tooLarge();
+    if (received > limitBytes) throw tooLarge(limitBytes);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString('utf8');
 }
 
-function tooLarge(): ServerError {
+function tooLarge(limitBytes: number): ServerError {
   return new ServerError('ERR_REQUEST_TOO_LARGE', `the body is larger than ${limitBytes / 1024} KiB`, {
     status: 413,
   });

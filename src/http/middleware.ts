@@ -77,6 +77,13 @@ export function allowImage(ctx: Context, url: string | undefined): void {
   );
 }
 
+/** Lets the page in hand load pages of others in frames, such as those that end a client's session. */
+export function allowFrames(ctx: Context, urls: readonly string[]): void {
+  const origins = [...new Set(urls.map((url) => new URL(url).origin))];
+  const policy = ctx.response.get('Content-Security-Policy');
+  ctx.set('Content-Security-Policy', `${policy}; frame-src ${origins.join(' ')}`);
+}
+
 /** An OAuth error that somebody below has thrown: the engine's classes, known by their members. */
 interface OAuthError {
   readonly error: string;

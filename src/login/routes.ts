@@ -4,14 +4,15 @@
  *   GET   shows what the authorization request waits for: signing in, a new password, or consent
  *   POST  takes the answer, finishes the interaction and sends the browser back (303) to the engine
  *
+ * and the way through an identity provider, whose steps are in external.ts: `login/:uid/return` and the callbacks.
+ *
  * The step is decided again from the stored interaction at every request. The interaction's cookie has this
  * path; without it, or after the end, a page says what happened and offers the way back to the client.
  */
 import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
-import type { Client } from '../config/load.ts';
-import { identityScopes, offlineAccess } from '../config/schema.ts';
+import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
@@ -19,14 +20,19 @@ import { readForm } from '../http/form.ts';
 import { allowImage } from '../http/middleware.ts';
 import { interactionExpiredPage, noProviderPage } from '../pages/notices.ts';
 import {
-  type ConsentScope,
   changePasswordPage,
-  consentPage,
   type LoginError,
   loginPage,
+  type OfferedProvider,
+  type Problem,
+  providerPage,
 } from '../pages/sign-in.ts';
+import { texts } from '../pages/texts.ts';
 import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
-import { chooseLogin } from './choose-login.ts';
+import { identityProvidersOf, requestedIdentityProvider } from '../registry/identity-providers.ts';
+import { chooseLogin, findByDomain, type LoginStep } from './choose-login.ts';
+import { type ConsentRequest, createConsentSteps } from './consent.ts';
+import type { ExternalProblem, ExternalSteps } from './external.ts';
 
 type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'>;
 type Interaction = Awaited<ReturnType<Provider['interactionDetails']>>;
@@ -40,6 +46,13 @@ interface InteractionResult {
 
 type Pending = NonNullable<InteractionResult['mustChangePassword']>;
 
+/** What the login page shows beside what the registration decides. */
+interface ShownLogin {
+  readonly userName: string;
+  readonly error?: LoginError;
+  readonly problem?: Problem;
+}
+
 /** What one request is about. */
 interface Step {
   readonly ctx: Context;
@@ -50,9 +63,10 @@ interface Step {
 /** Makes the routes. `engine` answers for the provider in force; `csrf` protects the forms. */
 export function createLoginRoutes(
   { accounts, brand, log, now, registry, tokens }: Needs,
-  { engine, csrf }: { engine: () => Provider; csrf: Csrf },
+  { engine, csrf, external }: { engine: () => Provider; csrf: Csrf; external: ExternalSteps },
 ): Router {
   const router = new Router();
+  const consent = createConsentSteps({ log, registry, tokens });
 
   router.get('/login/:uid', async function showStep(ctx) {
     const step = await loadStep(ctx);
@@ -61,7 +75,60 @@ export function createLoginRoutes(
     const pending = mustChange(interaction);
     if (interaction.prompt.name === 'consent') showConsent(step);
     else if (pending !== undefined) showChangePassword(step, pending.accountId);
-    else showLogin(step, { userName: textParam(interaction, 'login_hint') });
+    else await showLogin(step, { userName: textParam(interaction, 'login_hint') });
+  });
+
+  router.get('/login/:uid/return', async function takeReturn(ctx) {
+    const step = await loadStep(ctx);
+    if (step === undefined) return;
+    const { client, interaction } = step;
+    const taken = await external.finish(interaction.uid, String(ctx.query.attempt ?? ''), {
+      requiresMfa: client.RequireMfa,
+    });
+    if (taken === undefined) {
+      // Taken already, as when the page is loaded again: the interaction itself knows how far it is.
+      ctx.status = 303;
+      ctx.redirect(formOf(step).action);
+      return;
+    }
+    if (taken.kind === 'failed') {
+      showProblem(step, taken.provider, taken.problem);
+      return;
+    }
+    const { accountId, identity, isMfa, provider } = taken.signIn;
+    // Decided again: the registration may have changed while the user was away.
+    if (
+      !identityProvidersOf(client, registry.configuration.providers).some(
+        ({ Name }) => Name === provider.Name,
+      )
+    ) {
+      log.info(
+        { clientId: client.ClientId, identityProvider: provider.Name, reason: 'provider-not-allowed' },
+        'sign-in refused',
+      );
+      await showLogin(step, { userName: '' });
+      return;
+    }
+    ctx.cookies.set(lastProviderCookie, provider.Name, {
+      maxAge: 365 * 86_400_000,
+      path: '/',
+      httpOnly: true,
+      sameSite: 'lax',
+      signed: true,
+    });
+    log.info({ clientId: client.ClientId, accountId, identityProvider: provider.Name }, 'login finished');
+    const authTime = Math.min(identity.authenticatedAt ?? now(), now());
+    const { issuer, subject, sessionId, idTokenHint } = identity;
+    await finish(step, {
+      login: {
+        accountId,
+        amr: ['external', ...(isMfa ? ['mfa'] : []), `idp:${provider.Name}`],
+        remember: false,
+        ts: authTime,
+      },
+      select_account: {},
+      upstream: { provider: provider.Name, issuer, subject, sessionId, idTokenHint, signedInAt: now() },
+    });
   });
 
   router.post('/login/:uid', async function takeAnswer(ctx) {
@@ -73,7 +140,7 @@ export function createLoginRoutes(
     if (!csrf.verify(interaction.uid, form.csrf)) {
       ctx.status = 400;
       if (interaction.prompt.name === 'consent') showConsent(step);
-      else showLogin(step, { userName: form.username ?? '', error: 'form-expired' });
+      else await showLogin(step, { userName: form.username ?? '', error: 'form-expired' });
       return;
     }
     if (form.action === 'cancel') {
@@ -84,10 +151,102 @@ export function createLoginRoutes(
     const pending = mustChange(interaction);
     if (interaction.prompt.name === 'consent') await takeConsent(step, form);
     else if (pending !== undefined) await takeNewPassword(step, pending, form);
-    else await takePassword(step, form);
+    else if (form.provider !== undefined) await takeProvider(step, form);
+    else await takeName(step, form);
   });
 
   return router;
+
+  function decide({ client, interaction }: Step): LoginStep {
+    const requested = requestedIdentityProvider(interaction.params.acr_values);
+    return chooseLogin(client, registry.configuration.providers, requested);
+  }
+
+  /** An identity provider that was chosen by its button, or is tried again. */
+  async function takeProvider(step: Step, form: Form): Promise<void> {
+    const { client } = step;
+    const requested = requestedIdentityProvider(step.interaction.params.acr_values);
+    const provider = identityProvidersOf(client, registry.configuration.providers).find(
+      ({ Name }) => Name === form.provider && (requested === undefined || requested === Name),
+    );
+    if (provider === undefined) {
+      log.info({ clientId: client.ClientId, reason: 'provider-not-allowed' }, 'sign-in refused');
+      await showLogin(step, { userName: '' });
+      return;
+    }
+    await leaveFor(step, provider, { isOther: form.again !== undefined });
+  }
+
+  /** A name, whose domain may lead to an identity provider, or that comes with a password. */
+  async function takeName(step: Step, form: Form): Promise<void> {
+    const decision = decide(step);
+    const userName = form.username ?? '';
+    const byDomain = decision.kind === 'local' || decision.kind === 'choose' ? decision.byDomain : [];
+    const provider = findByDomain(byDomain, userName);
+    if (provider !== undefined) await leaveFor(step, provider, { loginHint: userName });
+    else if (decision.kind === 'choose') {
+      step.ctx.status = 400;
+      await showLogin(step, {
+        userName,
+        problem: { heading: texts.login.errorHeading, message: texts.providers.unknownDomain },
+      });
+    } else await takePassword(step, form);
+  }
+
+  async function leaveFor(
+    step: Step,
+    provider: IdentityProvider,
+    { isOther = false, loginHint }: { isOther?: boolean; loginHint?: string } = {},
+  ): Promise<void> {
+    const { client, ctx, interaction } = step;
+    const hint = loginHint ?? textParam(interaction, 'login_hint');
+    const maxAge = interaction.params.max_age;
+    const url = await external.begin(provider, {
+      interactionUid: interaction.uid,
+      interactionExpiresAt: interaction.exp,
+      clientId: client.ClientId,
+      ...(hint === '' ? undefined : { loginHint: hint }),
+      isFresh: textParam(interaction, 'prompt').split(' ').includes('login'),
+      isOther: isOther || textParam(interaction, 'prompt').split(' ').includes('select_account'),
+      ...(maxAge === undefined ? undefined : { maxAge: Number(maxAge) }),
+    });
+    if (url === undefined) {
+      showProblem(step, provider.Name, 'unavailable');
+      return;
+    }
+    ctx.status = 303;
+    ctx.redirect(url);
+  }
+
+  /** Says why the way through an identity provider led to nothing, and offers what there is. */
+  function showProblem(step: Step, name: string, problem: ExternalProblem): void {
+    const { ctx, client, interaction } = step;
+    const provider = registry.configuration.providers.get(name);
+    const { heading, message } = texts.providers.problems[problem];
+    const shown: Problem = { heading: heading(provider === undefined ? name : captionOf(provider)), message };
+    const decision = decide(step);
+    ctx.status = { unavailable: 503, cancelled: 200, invalid: 400, 'no-account': 403, 'no-mfa': 403 }[
+      problem
+    ];
+    if (decision.kind === 'local') {
+      showForm(step, decision, { userName: textParam(interaction, 'login_hint'), problem: shown });
+      return;
+    }
+    const offered =
+      decision.kind === 'choose'
+        ? decision.providers
+        : decision.kind === 'redirect'
+          ? [decision.provider]
+          : [];
+    ctx.type = 'html';
+    allowImage(ctx, client.LogoUri);
+    ctx.body = providerPage({
+      ...formOf(step),
+      providers: offered.map(toOffer),
+      isRetry: true,
+      problem: shown,
+    });
+  }
 
   /** The interaction and its client; where there is none any more, the page that says so is the answer. */
   async function loadStep(ctx: Context & { params: Record<string, string> }): Promise<Step | undefined> {
@@ -127,23 +286,62 @@ export function createLoginRoutes(
     };
   }
 
-  function showLogin(step: Step, { userName, error }: { userName: string; error?: LoginError }): void {
+  /** The way in that the decision names; where there is one identity provider, the redirect to it. */
+  async function showLogin(step: Step, shown: ShownLogin): Promise<void> {
+    const { ctx, client } = step;
+    const decision = decide(step);
+    switch (decision.kind) {
+      case 'local':
+        showForm(step, decision, shown);
+        return;
+      case 'redirect':
+        await leaveFor(step, decision.provider);
+        return;
+      case 'choose':
+        ctx.type = 'html';
+        allowImage(ctx, client.LogoUri);
+        ctx.body = providerPage({
+          ...formOf(step),
+          providers: lastUsedFirst(ctx, decision.providers).map(toOffer),
+          asksForName: decision.byDomain.length > 0,
+          userName: shown.userName.slice(0, 256),
+          problem: shown.problem,
+        });
+        return;
+      case 'refuse':
+        log.info(
+          { clientId: client.ClientId, reason: 'no-way-in', requested: decision.requested },
+          'sign-in refused',
+        );
+        ctx.status = 403;
+        ctx.type = 'html';
+        ctx.body = noProviderPage({ brand, clientName: client.ClientName, backUrl: findWayBack(client) });
+    }
+  }
+
+  function showForm(
+    step: Step,
+    { providers, byDomain }: Extract<LoginStep, { kind: 'local' }>,
+    { userName, error, problem }: ShownLogin,
+  ): void {
     const { ctx, client } = step;
     ctx.type = 'html';
-    if (chooseLogin(client).kind === 'refuse') {
-      ctx.status = 403;
-      ctx.body = noProviderPage({ brand, clientName: client.ClientName, backUrl: findWayBack(client) });
-      return;
-    }
     allowImage(ctx, client.LogoUri);
-    ctx.body = loginPage({ ...formOf(step), userName: userName.slice(0, 256), error });
+    ctx.body = loginPage({
+      ...formOf(step),
+      userName: userName.slice(0, 256),
+      error,
+      problem,
+      providers: lastUsedFirst(ctx, providers).map(toOffer),
+      isNameEnough: byDomain.length > 0,
+    });
   }
 
   async function takePassword(step: Step, { username = '', password = '' }: Form): Promise<void> {
     const { ctx, client, interaction } = step;
     // Decided again: the registration may have changed since the page was shown.
-    if (chooseLogin(client).kind === 'refuse') {
-      showLogin(step, { userName: username });
+    if (decide(step).kind !== 'local') {
+      await showLogin(step, { userName: username });
       return;
     }
     const result = await accounts.verifyCredentials(username, password);
@@ -152,7 +350,7 @@ export function createLoginRoutes(
       const reason = result.kind === 'refused' ? result.reason : 'client-account';
       log.info({ clientId: client.ClientId, reason }, 'sign-in refused');
       ctx.status = 400;
-      showLogin(step, { userName: username, error: 'credentials' });
+      await showLogin(step, { userName: username, error: 'credentials' });
       return;
     }
     const { accountId } = result.account;
@@ -210,45 +408,26 @@ export function createLoginRoutes(
     });
   }
 
-  function showConsent(step: Step): void {
-    const { ctx, client, interaction } = step;
+  function consentRequestOf({ ctx, client, interaction }: Step): ConsentRequest {
     const requested = textParam(interaction, 'scope').split(' ').filter(Boolean);
-    ctx.type = 'html';
-    allowImage(ctx, client.LogoUri);
-    ctx.body = consentPage({
-      ...formOf(step),
-      clientUri: client.ClientUri,
-      userName: interaction.session?.accountId ?? '',
-      scopes: requested.filter((name) => name !== offlineAccess).map(describeScope),
-      offline: requested.includes(offlineAccess),
-      canRemember: client.AllowRememberConsent && !requested.includes(offlineAccess),
-    });
+    return { ctx, client, accountId: interaction.session?.accountId, requested };
   }
 
-  function describeScope(name: string): ConsentScope {
-    const identity = (identityScopes as Record<string, { displayName: string; description?: string }>)[name];
-    if (identity !== undefined) {
-      const { displayName, description } = identity;
-      return { name, displayName, description, emphasize: false, required: name === 'openid' };
-    }
-    const resources = [...registry.configuration.resources.values()];
-    const resource = resources.find(({ Scopes }) => Scopes.some(({ Name }) => Name === name));
-    const scope = resource?.Scopes.find(({ Name }) => Name === name);
-    // A resource with one scope of its own name need not name it twice.
-    const ownName = resource?.Name === name ? resource.DisplayName : undefined;
-    return {
-      name,
-      displayName: scope?.DisplayName ?? ownName ?? name,
-      description: scope?.Description,
-      emphasize: scope?.Emphasize ?? false,
-      required: scope?.Required ?? false,
-    };
+  function showConsent(step: Step): void {
+    const { ctx, client } = step;
+    ctx.type = 'html';
+    allowImage(ctx, client.LogoUri);
+    ctx.body = consent.page(consentRequestOf(step), formOf(step));
   }
 
   async function takeConsent(step: Step, form: Form): Promise<void> {
-    const { ctx, client, interaction } = step;
-    const accountId = interaction.session?.accountId;
-    if (form.action === 'switch') {
+    const { ctx, interaction } = step;
+    const answer = await consent.read(consentRequestOf(step), form);
+    if (answer.kind === 'denied') {
+      await finish(step, { error: 'access_denied', error_description: 'the user denied the request' });
+    } else if (answer.kind === 'allowed') {
+      await finish(step, { consent: { scopes: answer.scopes } });
+    } else {
       // The same request again, at the beginning: somebody else signs in.
       const { resource: _ours, ...params } = interaction.params as Record<string, string>;
       await interaction.destroy();
@@ -256,21 +435,7 @@ export function createLoginRoutes(
       target.search = new URLSearchParams({ ...params, prompt: 'login' }).toString();
       ctx.status = 303;
       ctx.redirect(target.href);
-      return;
     }
-    if (form.action !== 'allow' || accountId === undefined) {
-      log.info({ clientId: client.ClientId, accountId }, 'consent denied');
-      await finish(step, { error: 'access_denied', error_description: 'the user denied the request' });
-      return;
-    }
-    const allowed = new Set((form.scope ?? '').split(' '));
-    const requested = textParam(interaction, 'scope').split(' ');
-    const scopes = requested.filter((name) => allowed.has(name) || describeScope(name).required);
-    if (form.remember !== undefined && client.AllowRememberConsent) {
-      await tokens.rememberConsent(accountId, client.ClientId, scopes);
-    }
-    log.info({ clientId: client.ClientId, accountId, scopes }, 'consent given');
-    await finish(step, { consent: { scopes } });
   }
 
   /** Stores the result and sends the browser back to the engine, which goes on from there. */
@@ -280,6 +445,22 @@ export function createLoginRoutes(
     ctx.status = 303;
     ctx.redirect(interaction.returnTo);
   }
+}
+
+/** Remembers in the browser which identity provider it came back from, to offer that first. */
+const lastProviderCookie = 'postern.provider';
+
+function lastUsedFirst(ctx: Context, providers: readonly IdentityProvider[]): readonly IdentityProvider[] {
+  const last = ctx.cookies.get(lastProviderCookie, { signed: true });
+  return providers.toSorted((a, b) => Number(b.Name === last) - Number(a.Name === last));
+}
+
+function captionOf({ Caption, Name }: IdentityProvider): string {
+  return Caption === '' ? Name : Caption;
+}
+
+function toOffer(provider: IdentityProvider): OfferedProvider {
+  return { name: provider.Name, caption: captionOf(provider) };
 }
 
 function mustChange({ result }: Interaction): Pending | undefined {

@@ -21,12 +21,17 @@ export interface PageOptions {
   title: string;
   /** The page reports that an input was refused; the title says so first, for screen readers. */
   failed?: boolean | undefined;
+  /** Where the page goes by itself after two seconds. */
+  onwardUrl?: string | undefined;
   /** BCP 47 tag; default the language of the texts. */
   lang?: string | undefined;
 }
 
 /** A complete HTML document with `body`, which must hold exactly one `h1`, as its card. Pure. */
-export function page({ brand, title, failed = false, lang = texts.lang }: PageOptions, body: Html): string {
+export function page(
+  { brand, title, failed = false, onwardUrl, lang = texts.lang }: PageOptions,
+  body: Html,
+): string {
   const logo = safeImageUrl(brand.logoUrl);
   const document = html`<!doctype html>
 <html lang="${lang}">
@@ -36,7 +41,7 @@ export function page({ brand, title, failed = false, lang = texts.lang }: PageOp
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="robots" content="noindex">
-<link rel="icon" href="${logo ?? icon}">
+${onwardUrl !== undefined && html`<meta http-equiv="refresh" content="2;url=${onwardUrl}">\n`}<link rel="icon" href="${logo ?? icon}">
 <link rel="stylesheet" href="${safeUrl(brand.stylesheetUrl)}">
 </head>
 <body>

@@ -5,7 +5,8 @@
  *
  * | page | fields |
  * | --- | --- |
- * | login | `csrf`, `username`, `password`; `action=cancel` by the Cancel button |
+ * | login | `csrf`, `username`, `password`; `provider` by the button of one; `action=cancel` by the Cancel button |
+ * | identity providers | `csrf`, `provider` or `username`, `again=yes` after a failure; `action=cancel` |
  * | change password | `csrf`, `username`, `newPassword`, `repeatPassword`; `action=cancel` |
  * | consent | `csrf`, `action=allow|deny|switch`; with allow `scope` once for each scope left on, `remember=yes` |
  *
@@ -13,7 +14,7 @@
  * means the same as a click on it.
  */
 import { type Html, html, safeUrl } from './html.ts';
-import { accountLine, alertBox, type Brand, clientLogo, linkButton, page } from './layout.ts';
+import { accountLine, alertBox, type Brand, clientLogo, page } from './layout.ts';
 import { texts } from './texts.ts';
 
 /** A form of an interaction: where it goes, and its proof that it came from our page. */
@@ -31,8 +32,24 @@ export interface LoginPageOptions extends FormOptions {
   /** What stands in the name field: `login_hint`, or what was typed before. May be empty. */
   userName: string;
   error?: LoginError | undefined;
-  /** Makes Cancel a link to there; without it Cancel sends the form with `action=cancel`. */
-  cancelUrl?: string | undefined;
+  /** The identity providers that are offered beneath the form. */
+  providers?: readonly OfferedProvider[] | undefined;
+  /** A name alone may be enough: its domain leads to an identity provider. */
+  isNameEnough?: boolean | undefined;
+  /** What went wrong elsewhere, such as at an identity provider. */
+  problem?: Problem | undefined;
+}
+
+/** An identity provider as a button shows it. */
+export interface OfferedProvider {
+  name: string;
+  caption: string;
+}
+
+/** Why the user is not signed in yet, in words. */
+export interface Problem {
+  heading: string;
+  message: string;
 }
 
 /**
@@ -40,17 +57,19 @@ export interface LoginPageOptions extends FormOptions {
  * After a wrong password it says only that one of the two is wrong, not which. Pure.
  */
 export function loginPage(options: LoginPageOptions): string {
-  const { brand, action, csrf, clientName, clientLogoUrl, userName, error, cancelUrl } = options;
+  const { brand, action, csrf, clientName, clientLogoUrl, userName, error, problem } = options;
+  const { providers = [], isNameEnough = false } = options;
   const t = texts.login;
+  const shown = error === undefined ? problem : { heading: t.errorHeading, message: t.errors[error] };
   const aboutError = error !== undefined && html` aria-describedby="error"`;
   const wrong = error === 'credentials' && html` aria-invalid="true"`;
   return page(
-    { brand, title: t.title(clientName), failed: error !== undefined },
+    { brand, title: t.title(clientName), failed: shown !== undefined },
     html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
 <h1>${t.heading}</h1>
 <p class="lead">${t.continueTo} <bdi class="client">${clientName}</bdi></p>
 </div></div>
-${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, message: t.errors[error] })}
+${shown !== undefined && alertBox({ id: 'error', ...shown })}
 <form method="post" action="${safeUrl(action)}">
 ${hidden('csrf', csrf)}
 <div class="field">
@@ -59,14 +78,75 @@ ${hidden('csrf', csrf)}
 </div>
 <div class="field">
 <label for="password">${t.password}</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required${aboutError}${wrong}${userName !== '' && html` autofocus`}>
+<input id="password" name="password" type="password" autocomplete="current-password"${!isNameEnough && html` required`}${aboutError}${wrong}${userName !== '' && html` autofocus`}>
 </div>
 <div class="actions">
 <button class="button primary" type="submit">${t.submit}</button>
-${linkButton(cancelUrl, t.cancel, 'quiet') ?? cancelButton(t.cancel)}
+${cancelButton(t.cancel)}
 </div>
+</form>
+${providers.length > 0 && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${providerForm(options, providers, 'quiet')}</section>`}`,
+  );
+}
+
+export interface ProviderPageOptions extends FormOptions {
+  clientLogoUrl?: string | undefined;
+  /** The buttons, in their order; the first stands out. */
+  providers: readonly OfferedProvider[];
+  /** Asks for a name whose domain leads to an identity provider, beside the buttons. */
+  asksForName?: boolean | undefined;
+  userName?: string | undefined;
+  problem?: Problem | undefined;
+  /** What the buttons say before the caption; default that one continues with it. */
+  isRetry?: boolean | undefined;
+}
+
+/** Where the user chooses an identity provider, or tries one again after it failed. Pure. */
+export function providerPage(options: ProviderPageOptions): string {
+  const { brand, action, csrf, clientName, clientLogoUrl, providers, problem, userName = '' } = options;
+  const { asksForName = false, isRetry = false } = options;
+  const t = texts.providers;
+  return page(
+    { brand, title: t.title(clientName), failed: problem !== undefined },
+    html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
+<h1>${problem === undefined ? t.heading : problem.heading}</h1>
+<p class="lead">${problem === undefined ? html`${texts.login.continueTo} <bdi class="client">${clientName}</bdi>` : problem.message}</p>
+</div></div>
+${providers.length > 0 && providerForm(options, providers, 'primary', isRetry)}
+${
+  asksForName &&
+  html`<form method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}
+<div class="field">
+<label for="username">${t.name}</label>
+<input id="username" name="username" type="text" value="${userName}" autocomplete="username" autocapitalize="none" autocorrect="off" spellcheck="false" required>
+</div>
+<div class="actions"><button class="button quiet" type="submit">${t.next}</button></div>
+</form>`
+}
+<form method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}
+<div class="actions">${cancelButton(t.cancel(clientName))}</div>
 </form>`,
   );
+}
+
+/** One form with a button for each identity provider. */
+function providerForm(
+  { action, csrf }: Pick<FormOptions, 'action' | 'csrf'>,
+  providers: readonly OfferedProvider[],
+  firstLook: 'primary' | 'quiet',
+  isRetry = false,
+): Html {
+  const label = isRetry ? texts.providers.retry : texts.providers.use;
+  const buttons = providers.map(
+    ({ name, caption }, index) =>
+      html`<button class="button ${index === 0 ? firstLook : 'quiet'}" type="submit" name="provider" value="${name}">${label(caption)}</button>
+`,
+  );
+  return html`<form class="providers" method="post" action="${safeUrl(action)}">
+${hidden('csrf', csrf)}${isRetry && hidden('again', 'yes')}
+${buttons}</form>`;
 }
 
 export interface ChangePasswordPageOptions extends FormOptions {

@@ -52,6 +52,30 @@ ${wayBack(backUrl, clientName)}`,
   );
 }
 
+/**
+ * While the clients' own sessions end in frames that nobody sees; goes on by itself after a moment, without a
+ * script. Pure.
+ */
+export function signingOutPage({
+  brand,
+  frames,
+  nextUrl,
+}: {
+  brand: Brand;
+  frames: readonly string[];
+  nextUrl: string;
+}): string {
+  const t = texts.signingOut;
+  const next = safeUrl(nextUrl);
+  return page(
+    { brand, title: t.title, ...(next && { onwardUrl: next }) },
+    html`<h1>${t.heading}</h1>
+<p class="lead">${t.lead}</p>
+<div class="actions">${linkButton(next, t.next)}</div>
+${frames.map((url) => html`<iframe class="unseen" src="${safeUrl(url)}" title="${t.frame}" tabindex="-1" sandbox="allow-scripts allow-same-origin"></iframe>`)}`,
+  );
+}
+
 /** Says that the sign-in has ended, with the way back to the client where there is one. Pure. */
 export function signedOutPage({ brand, clientName, backUrl }: SignedOutPageOptions): string {
   const t = texts.signedOut;

@@ -270,6 +270,10 @@ label, legend { font-weight: 600; }
 :focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
 .field input:focus-visible { outline-offset: 1px; }
 
+.providers { display: grid; gap: 0.75rem; margin-top: 1.75rem; }
+.others { margin-top: 1.75rem; padding-top: 1.25rem; border-top: 1px solid var(--line); }
+.others .providers { margin-top: 0.75rem; }
+
 .actions { display: flex; flex-wrap: wrap; gap: 0.75rem; margin-top: 1.75rem; }
 .button {
   display: inline-flex;
@@ -385,6 +389,7 @@ dt { color: var(--muted); }
 .facts code { font-size: 0.8125rem; }
 .facts > div + div { margin-top: 1rem; }
 
+.unseen { position: absolute; width: 1px; height: 1px; border: 0; clip-path: inset(50%); }
 .sr-only {
   position: absolute;
   width: 1px;

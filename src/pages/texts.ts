@@ -21,12 +21,49 @@ export const texts = {
     password: 'Password',
     submit: 'Sign in',
     cancel: 'Cancel',
+    others: 'Or sign in another way',
     errorHeading: 'You are not signed in',
     errors: {
       credentials: 'The name or the password is wrong. Check both and try again.',
       'form-expired': 'This form was open for too long or came from another window. Please try again.',
       busy: 'There were too many attempts just now. Wait a minute, then try again.',
     },
+  },
+
+  providers: {
+    title: (clientName: string) => `Choose how to sign in to ${clientName}`,
+    heading: 'How do you want to sign in?',
+    use: (caption: string) => `Continue with ${caption}`,
+    retry: (caption: string) => `Try again with ${caption}`,
+    name: 'Your name or e-mail address',
+    next: 'Continue',
+    cancel: (clientName: string) => `Cancel and go back to ${clientName}`,
+    /** Why somebody is not signed in after a way through an identity provider. */
+    problems: {
+      unavailable: {
+        heading: (caption: string) => `${caption} is not available`,
+        message: 'It does not answer at the moment. Try again in a few minutes, or sign in another way.',
+      },
+      cancelled: {
+        heading: () => 'You are not signed in',
+        message: 'The sign-in was cancelled there. You can try again.',
+      },
+      invalid: {
+        heading: (caption: string) => `The answer of ${caption} cannot be used`,
+        message: 'It could not be verified. It has been logged. You can try again.',
+      },
+      'no-account': {
+        heading: () => 'There is no account for you here',
+        message:
+          'You have signed in, but what you signed in as may not be used here. Ask the administrator, or sign in as somebody else.',
+      },
+      'no-mfa': {
+        heading: () => 'One more factor is needed',
+        message:
+          'This application asks for a sign-in with more than one factor, such as a password and a code from your phone, and yours had one.',
+      },
+    },
+    unknownDomain: 'No way to sign in is known for this name. Check it, or choose another way.',
   },
 
   changePassword: {
@@ -73,6 +110,14 @@ export const texts = {
     no: 'No, stay signed in',
   },
 
+  signingOut: {
+    title: 'Signing out',
+    heading: 'You are being signed out',
+    lead: 'The applications that you have used are told. This takes a moment.',
+    next: 'Continue',
+    frame: 'Ends the session of an application',
+  },
+
   signedOut: {
     title: 'Signed out',
     heading: 'You are signed out',
@@ -87,10 +132,10 @@ export const texts = {
 
   noProvider: {
     title: 'Sign-in is not available',
-    heading: 'Sign-in is not available yet',
+    heading: 'Sign-in is not available',
     lead: (clientName: string) =>
-      `${clientName} signs its users in at an identity provider, and none is available here yet.`,
-    advice: 'Nothing is wrong with your account. The administrator of this server can set one up.',
+      `${clientName} signs its users in at an identity provider, and the one that it asks for cannot be used here.`,
+    advice: 'Nothing is wrong with your account. The administrator of this server can change it.',
   },
 
   interactionExpired: {

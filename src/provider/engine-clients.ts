@@ -86,7 +86,11 @@ export function checkEngineClients(configuration: Configuration): void {
     ...protocolSettings,
     jwks: { keys: [{ ...jwk, use: 'sig' }] } as NonNullable<EngineConfiguration['jwks']>,
     adapter: () => ({}) as Adapter,
-    features: { devInteractions: { enabled: false }, clientCredentials: { enabled: true } },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      backchannelLogout: { enabled: true },
+    },
   });
   engine.registerGrantType('password', () => undefined);
   admitOldRedirects(engine);

@@ -11,6 +11,7 @@ import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
 import { collectUserClaims, type TokenClaims } from './access-token.ts';
 import { refuseLostScopes } from './scopes.ts';
+import { noteUpstream } from './upstream-session.ts';
 
 /** A code may be redeemed in its last second, and the token lives from then. */
 const marginSeconds = 60;
@@ -68,6 +69,7 @@ export function createGrantLoader(context: Pick<ServerContext, 'now' | 'registry
   return async function loadGrant(ctx: KoaContextWithOIDC) {
     const { oidc } = ctx;
     const { Grant } = oidc.provider as Provider;
+    await noteUpstream(context, ctx);
     const client = registry.findClient(oidc.client?.clientId ?? '');
     const accountId = oidc.account?.accountId;
     if (client === undefined || accountId === undefined || oidc.session === undefined) return undefined;

@@ -13,11 +13,17 @@ import {
   Provider,
 } from 'oidc-provider';
 import { toClaims } from '../accounts/accounts.ts';
+import { localLogin } from '../config/checks.ts';
 import type { Client, Configuration } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
-import { ServerError } from '../errors.ts';
+import { type Outgoing, toRequest } from '../federation/outgoing.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
+import {
+  allowsLocalLogin,
+  identityProvidersOf,
+  requestedIdentityProvider,
+} from '../registry/identity-providers.ts';
 import {
   type AccessTokenVerifier,
   acceptTokensAtUserinfo,
@@ -32,11 +38,13 @@ import {
   type EngineClient,
   protocolSettings,
 } from './engine-clients.ts';
+import { deliverInBackground, type Farewells } from './farewell.ts';
 import { createGrantLoader, keepTokenClaims } from './grants.ts';
 import { createPasswordGrant, passwordGrantParameters } from './password-grant.ts';
 import { refuseLostScopes, settleScopes, toResourceServer } from './scopes.ts';
 import { renderProviderError, signOutViews } from './sign-out.ts';
 import { fromMethods } from './token-layout.ts';
+import { keepUpstreamSessions, upstreamOf } from './upstream-session.ts';
 
 export interface OidcProvider {
   readonly engine: Provider;
@@ -70,11 +78,21 @@ export const routes = {
  */
 export function createProvider(
   context: Context,
-  { adapter, verifyAccessToken }: { adapter: AdapterFactory; verifyAccessToken: AccessTokenVerifier },
+  {
+    adapter,
+    farewells,
+    outgoing,
+    verifyAccessToken,
+  }: {
+    adapter: AdapterFactory;
+    farewells: Farewells;
+    outgoing: Pick<Outgoing, 'fetch'>;
+    verifyAccessToken: AccessTokenVerifier;
+  },
 ): OidcProvider {
   const { keys, now, registry, tokens } = context;
   const { server } = registry.configuration;
-  const engine = new Provider(server.PublicUrl, toEngineConfiguration(context, adapter));
+  const engine = new Provider(server.PublicUrl, toEngineConfiguration(context, adapter, outgoing));
   engine.proxy = true;
 
   engine.registerGrantType('password', createPasswordGrant(engine, context), passwordGrantParameters);
@@ -82,8 +100,11 @@ export function createProvider(
   deriveSuccessors(engine, keys.deriveKey('refresh token successor'));
   describeAuthentication(engine, now);
   reportEvents(engine, context);
+  deliverInBackground(engine, farewells);
+  tellSessions(engine, registry);
   admitOldRedirects(engine);
   keepTokenClaims(engine);
+  keepUpstreamSessions(engine);
 
   // Secrets are hashes, several at once; the engine would compare one in clear.
   engine.Client.prototype.compareClientSecret = async function compareClientSecret(
@@ -116,7 +137,11 @@ function currentContext(): KoaContextWithOIDC | undefined {
   return Provider.ctx as KoaContextWithOIDC | undefined;
 }
 
-function toEngineConfiguration(context: Context, adapter: AdapterFactory): EngineConfiguration {
+function toEngineConfiguration(
+  context: Context,
+  adapter: AdapterFactory,
+  outgoing: Pick<Outgoing, 'fetch'>,
+): EngineConfiguration {
   const { accounts, keys, now, registry, tokens } = context;
   const { server } = registry.configuration;
   const isSecure = server.PublicUrl.startsWith('https:');
@@ -183,6 +208,7 @@ function toEngineConfiguration(context: Context, adapter: AdapterFactory): Engin
       introspection: { enabled: false },
       revocation: { enabled: false },
       rpInitiatedLogout: { enabled: true, ...signOutViews(context) },
+      backchannelLogout: { enabled: true },
       resourceIndicators: {
         enabled: true,
         async defaultResource(ctx, client, oneOf) {
@@ -242,13 +268,16 @@ function toEngineConfiguration(context: Context, adapter: AdapterFactory): Engin
       RefreshToken: (_ctx, token, client) => refreshLifetime(registrationOf(client), token.totalLifetime()),
       Interaction: () => server.InteractionLifetime,
       // From the sign-in on, not from the last request: the session is not prolonged by use.
-      Session: (_ctx, { loginTs }) => Math.max(1, (loginTs ?? now()) + server.SessionLifetime - now()),
+      // Who came from an identity provider may have signed in there long before.
+      Session: (_ctx, session) => {
+        const signedInAt = upstreamOf(session)?.signedInAt ?? session.loginTs ?? now();
+        return Math.max(1, signedInAt + server.SessionLifetime - now());
+      },
     },
 
-    // Nothing that is offered makes the engine call out.
-    fetch: async () => {
-      throw new ServerError('ERR_INTERNAL', 'the provider makes no outgoing calls');
-    },
+    // The engine calls clients out of their registration alone (back-channel logout): the operator's own addresses.
+    fetch: (url, options) =>
+      outgoing.fetch(String(url), { ...toRequest(options), trustedHosts: [new URL(url).host] }),
   };
 
   /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */
@@ -278,6 +307,18 @@ function toEngineConfiguration(context: Context, adapter: AdapterFactory): Engin
   }
 }
 
+/** Puts `sid` into the ID tokens of clients that are told of a sign-out by it. */
+function tellSessions({ Client }: Provider, registry: Context['registry']): void {
+  const prototype = Client.prototype as unknown as { includeSid(this: EngineClient): boolean | undefined };
+  prototype.includeSid = function includeSid() {
+    const client = registry.findClient(this.clientId);
+    return (
+      (client?.LogoutUri !== undefined && client.LogoutSessionRequired) ||
+      (client?.BackChannelLogoutUri !== undefined && client.BackChannelLogoutSessionRequired)
+    );
+  };
+}
+
 /** How much longer a refresh token lives whose family is `age` seconds old; at least a second. */
 function refreshLifetime(client: Client, age: number): number {
   const { AbsoluteRefreshTokenLifetime, RefreshTokenExpiration, SlidingRefreshTokenLifetime } = client;
@@ -304,14 +345,21 @@ function createPolicy({ registry }: Context) {
         ({ oidc }) => oidc.session?.accountId !== undefined && oidc.account === undefined,
       ),
     );
-  // A session made by a way of signing in that this client does not allow: back to the login page, not an error.
+  // A session made by a way of signing in that this client or this request does not allow: back to the login page,
+  // not an error. What comes from there satisfies both, so that nobody goes round in a loop.
   policy.get('login')?.checks.add(
     new Check('way_not_allowed', 'the way of signing in is not allowed for the client', ({ oidc }) => {
       const { session } = oidc;
       if (session?.accountId === undefined) return false;
       const client = registry.findClient(oidc.client?.clientId ?? '');
-      const { identityProvider } = fromMethods(session.amr, 0);
-      return identityProvider === 'local' && client?.EnableLocalLogin !== true;
+      if (client === undefined) return false;
+      const { identityProvider, methods } = fromMethods(session.amr, 0);
+      const requested = requestedIdentityProvider(oidc.params?.acr_values);
+      if (requested !== undefined && requested !== identityProvider) return true;
+      if (client.RequireMfa && !methods.includes('mfa')) return true;
+      if (identityProvider === localLogin) return !allowsLocalLogin(client);
+      const allowed = identityProvidersOf(client, registry.configuration.providers);
+      return !allowed.some(({ Name }) => Name === identityProvider);
     }),
   );
 

@@ -10,6 +10,7 @@ import type { ServerContext } from '../context.ts';
 import { errorPage, interactionExpiredPage } from '../pages/notices.ts';
 import { signedOutPage, signOutPage, staySignedInPage } from '../pages/sign-out.ts';
 import { findWayBack } from '../registry/client-metadata.ts';
+import type { EndedSession, Farewells } from './farewell.ts';
 import { endSessionGrants } from './grants.ts';
 
 type Context = Pick<ServerContext, 'brand' | 'log' | 'registry' | 'tokens'>;
@@ -53,7 +54,11 @@ export function signOutViews({ brand, registry }: Pick<Context, 'brand' | 'regis
  * Completes what the engine's sign-out leaves: skips its question where the caller has proved to be the user's
  * client, skips its pages with a script where there is nothing to ask, and ends the grants of the session.
  */
-export function completeSignOut(engine: Provider, { log, tokens }: Pick<Context, 'log' | 'tokens'>): void {
+export function completeSignOut(
+  engine: Provider,
+  { log, registry, tokens }: Pick<Context, 'log' | 'registry' | 'tokens'>,
+  farewells: Farewells,
+): void {
   engine.use(async (koaContext, next) => {
     await next();
     const ctx = koaContext as unknown as KoaContextWithOIDC;
@@ -64,7 +69,8 @@ export function completeSignOut(engine: Provider, { log, tokens }: Pick<Context,
 
     if (oidc.route === 'end_session' && ctx.status === 200) {
       const isProved = oidc.entities.IdTokenHint?.payload.sub === session.accountId;
-      if (session.accountId !== undefined && !isProved) return;
+      const mustAsk = registry.findClient(state.clientId ?? '')?.RequireSignOutPrompt === true;
+      if (session.accountId !== undefined && (!isProved || mustAsk)) return;
       await endSession(ctx);
       engine.emit('end_session.success', ctx);
       const { clientId, postLogoutRedirectUri } = state;
@@ -75,10 +81,11 @@ export function completeSignOut(engine: Provider, { log, tokens }: Pick<Context,
       if (postLogoutRedirectUri !== undefined && state.state !== undefined) {
         target.searchParams.set('state', state.state);
       }
-      redirect(ctx, target.href);
+      redirect(ctx, await farewells.startFor(session as EndedSession, target.href));
     } else if (oidc.route === 'end_session_confirm' && (session as { destroyed?: boolean }).destroyed) {
       await endSessionGrants({ tokens }, session.authorizations);
       log.debug({ accountId: session.accountId }, 'grants of the session ended');
+      redirect(ctx, await farewells.startFor(session as EndedSession, ctx.response.get('Location')));
     } else if (oidc.route === 'resume' && state.postLogoutRedirectUri?.endsWith(ctx.path)) {
       // Somebody else has signed in within the session: the first user is signed out, and the engine goes on.
       await endSession(ctx);
@@ -91,6 +98,7 @@ export function completeSignOut(engine: Provider, { log, tokens }: Pick<Context,
     const authorizations = session?.authorizations;
     await session?.destroy();
     await endSessionGrants({ tokens }, authorizations);
+    if (session !== undefined) farewells.tellClients(engine, session as EndedSession);
     ctx.cookies.set(engine.cookieName('session'), null, { path: '/', overwrite: true });
   }
 

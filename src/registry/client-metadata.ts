@@ -79,6 +79,12 @@ export function toClientMetadata(client: Client): AllClientMetadata & { client_i
     redirect_uris: isInteractive(client) ? [...client.RedirectUris] : [],
     post_logout_redirect_uris: [...client.PostLogoutRedirectUris],
     id_token_signed_response_alg: 'RS256',
+    ...(client.BackChannelLogoutUri === undefined
+      ? undefined
+      : {
+          backchannel_logout_uri: client.BackChannelLogoutUri,
+          backchannel_logout_session_required: client.BackChannelLogoutSessionRequired,
+        }),
     ...(isPublic(client)
       ? { token_endpoint_auth_method: 'none' }
       : {

@@ -52,12 +52,36 @@ export interface LiveSignIn {
   readonly expiresAt: number;
 }
 
+/** A session of ours that rests on one at an identity provider. */
+export interface UpstreamReference {
+  /** Of our session, stable. */
+  readonly uid: string;
+  readonly issuer: string;
+  readonly subject: string;
+  readonly sessionId?: string | undefined;
+}
+
+export interface UpstreamLink extends UpstreamReference {
+  readonly accountId: string;
+  readonly expiresAt: number;
+}
+
 export type Tokens = ReturnType<typeof createTokens>;
 
 /** The key under which a bearer value is stored: its SHA-256 in base64url, 43 characters. */
 export function hashValue(value: string): string {
   return createHash('sha256').update(value).digest('base64url');
 }
+
+/** A row of ours with nothing in it yet. */
+export const bareRow = {
+  payload: '{}',
+  grantId: null,
+  uid: null,
+  userCode: null,
+  accountId: null,
+  clientId: null,
+} as const;
 
 const stored = ['model', 'payload', 'accountId', 'clientId', 'expiresAt', 'consumedAt', 'version'] as const;
 
@@ -148,6 +172,20 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
     table(knex)
       .where({ id: value('id'), model: value('model') })
       .delete(),
+  );
+  const destroySessions = db.prepare<'uid'>((knex, value) =>
+    table(knex)
+      .where({ uid: value('uid'), model: 'Session' })
+      .delete(),
+  );
+  const findUpstream = db.prepare<'accountId' | 'now' | 'userCode'>((knex, value) =>
+    table(knex)
+      .select('payload')
+      .where('model', 'UpstreamSession')
+      .andWhere((either) =>
+        either.where('userCode', value('userCode')).orWhere('accountId', value('accountId')),
+      )
+      .andWhere('expiresAt', '>', value('now')),
   );
   const destroyOfGrant = db.prepare<'grantId' | 'model'>((knex, value) =>
     table(knex)
@@ -249,8 +287,46 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       return count > 0;
     },
 
-    async destroy(model: string, value: string): Promise<void> {
-      await destroy({ id: hashValue(value), model });
+    /** True for the one caller that removed it. */
+    async destroy(model: string, value: string): Promise<boolean> {
+      const { count } = await destroy({ id: hashValue(value), model });
+      return count > 0;
+    },
+
+    /** Removes a session by its stable identifier; undefined where it is there no more, else its document. */
+    async endSession(uid: string): Promise<StoredToken | undefined> {
+      const session = await this.findSession(uid);
+      if (session === undefined) return undefined;
+      const { count } = await destroySessions({ uid });
+      return count > 0 ? session : undefined;
+    },
+
+    /** Remembers which session of ours rests on which elsewhere; `handle` and the session there find it again. */
+    async saveUpstream(handle: string, { accountId, expiresAt, ...session }: UpstreamLink): Promise<void> {
+      await this.insert({
+        ...bareRow,
+        id: hashValue(handle),
+        model: 'UpstreamSession',
+        payload: JSON.stringify(session),
+        userCode: upstreamKey(session),
+        accountId,
+        expiresAt,
+      });
+    },
+
+    async findUpstreamByHandle(handle: string): Promise<UpstreamReference | undefined> {
+      const found = await this.find('UpstreamSession', handle);
+      return found === undefined ? undefined : (JSON.parse(found.payload) as UpstreamReference);
+    },
+
+    /** Those of one session there, or all of an account. */
+    async findUpstream(
+      by: { issuer: string; sessionId: string } | { accountId: string },
+    ): Promise<readonly UpstreamReference[]> {
+      const userCode = 'sessionId' in by ? upstreamKey(by) : null;
+      const accountId = 'accountId' in by ? by.accountId : null;
+      const { rows } = await findUpstream({ userCode, accountId, now: now() });
+      return rows.map((row) => JSON.parse(String(row.payload)) as UpstreamReference);
     },
 
     async destroyOfGrant(model: string, grantId: string): Promise<void> {
@@ -276,22 +352,18 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       await forgetConsents({ accountId });
     },
 
+    /** True for the first use of a key until it ends; what may be used once asks here. One statement. */
+    async useOnce(key: string, expiresAt: number): Promise<boolean> {
+      const id = hashValue(`once\n${key}`);
+      return this.insert({ ...bareRow, id, model: 'UsedOnce', expiresAt });
+    },
+
     /** Marks one JWT as revoked until it would have expired anyway. */
     async revokeJwt(
       jwt: string,
       { clientId, expiresAt }: { clientId: string; expiresAt: number },
     ): Promise<void> {
-      await this.insert({
-        id: hashValue(jwt),
-        model: 'RevokedToken',
-        payload: '{}',
-        grantId: null,
-        uid: null,
-        userCode: null,
-        accountId: null,
-        clientId,
-        expiresAt,
-      });
+      await this.insert({ ...bareRow, id: hashValue(jwt), model: 'RevokedToken', clientId, expiresAt });
     },
 
     /** The scopes that an account allowed a client to have and asked us to remember; empty where none. */
@@ -302,12 +374,10 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
 
     async rememberConsent(accountId: string, clientId: string, scopes: readonly string[]): Promise<void> {
       const row: TokenRow = {
+        ...bareRow,
         id: hashValue(consentKey(accountId, clientId)),
         model: 'Consent',
         payload: JSON.stringify({ scopes }),
-        grantId: null,
-        uid: null,
-        userCode: null,
         accountId,
         clientId,
         expiresAt: neverExpires,
@@ -321,6 +391,17 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       return rows.map(toSignIn);
     },
   };
+}
+
+/** Finds a session elsewhere in an indexed column; undefined sessions find nothing. */
+function upstreamKey({
+  issuer,
+  sessionId,
+}: {
+  issuer: string;
+  sessionId?: string | undefined;
+}): string | null {
+  return sessionId === undefined ? null : hashValue(`upstream\n${issuer}\n${sessionId}`);
 }
 
 /** The first second of the year 10000. */

@@ -34,7 +34,7 @@ for (const row of [
   /^\| `PublicUrl` \| text \| required \|/m,
   /^\| `AccessTokenLifetime` \| seconds, ≥ 1 \| `3600` \|/m,
   /^\| `RefreshTokenUsage` \| `ReUse` \(0\), `OneTimeOnly` \(1\) \| `"OneTimeOnly"` \|/m,
-  /^\| `RequireSignOutPrompt` \| switch \| `false` \|.*\*\*Only the default is accepted so far\.\*\*/m,
+  /^\| `AllowAccessToAllScopes` \| switch \| `false` \|.*\*\*Only the default is accepted so far\.\*\*/m,
   /^\| `ClientSecrets\[\]\.Value` \| text or `\{ "env" \}` or `\{ "file" \}` or `\{ "plain" \}` \| required \|/m,
   /^\| `Scopes\[\]\.ShowInDiscoveryDocument` \| switch \| `true` \|/m,
   /^### Type WsFed$/m,

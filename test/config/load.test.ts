@@ -276,7 +276,9 @@ test('defaults are those of IdentityServer3 but for the documented exceptions', 
       ClientCredentialsSubject: 'None',
       AllowClientCredentialsOnly: false,
       LogoutSessionRequired: true,
+      BackChannelLogoutSessionRequired: true,
       RequireSignOutPrompt: false,
+      RequireMfa: false,
       AllowAccessToAllScopes: false,
       UpdateAccessTokenClaimsOnRefresh: false,
       IncludeJwtId: false,
@@ -334,9 +336,6 @@ test('each number of a flow stands for its name', async (t) => {
 
 const notYetCases: readonly [property: string, values: readonly unknown[]][] = [
   ['Flow', ['Custom', 5, '5']],
-  ['LogoutUri', ['https://app.example.com/out']],
-  ['LogoutSessionRequired', [false, 'False']],
-  ['RequireSignOutPrompt', [true]],
   ['AllowAccessToAllScopes', [true]],
   ['AllowAccessToAllCustomGrantTypes', [true]],
   ['AllowedCustomGrantTypes', [['x'], 'x y']],
@@ -775,37 +774,66 @@ test('resources do not share scopes or take names that mean something else', asy
   );
 });
 
-test('an identity provider is registered, but cannot be enabled yet', async (t) => {
+test('an identity provider is registered with what follows from its name', async (t) => {
   const oidc = {
     Type: 'Oidc',
     Authority: 'https://idp.example.com',
     ClientId: 'postern',
-    ClientSecret: { env: 'X' },
+    UserNameClaims: 'upn',
   };
   const { providers } = await load(t, {
     'providers/Idp.json': provider,
-    'providers/Other.json': { ...oidc, Enabled: 'False', Scope: 'openid email' },
+    'providers/Other.json': { ...oidc, Scope: 'openid email', ClientSecret: { plain: 'x' } },
+    'providers/Old.json': { ...provider, Wreply: 'http://localhost:5080/SPSSMR/Oidc/external/old/' },
   });
 
-  assert.deepEqual(providers.get('Idp'), {
-    ...provider,
-    Name: 'Idp',
-    Caption: '',
-    Wtrealm: 'urn:intelligence',
-  });
+  const idp = providers.get('Idp');
+  assert.deepEqual(
+    [idp?.Enabled, idp?.CallbackPath, idp?.Type === 'WsFed' && [idp.Wtrealm, idp.Wreply]],
+    [
+      false,
+      '/callback/wsfed/Idp',
+      ['urn:intelligence', 'http://localhost:5080/SPSSMR/Oidc/callback/wsfed/Idp'],
+    ],
+  );
+  assert.deepEqual(idp?.UserNameClaims, ['windowsaccountname', 'upn', 'nameidentifier', 'name']);
+  assert.equal(providers.get('Old')?.CallbackPath, '/external/old', 'where Wreply has the answers sent');
   const other = providers.get('Other');
-  assert.deepEqual(other?.Type === 'Oidc' && other.Scope, ['openid', 'email']);
+  assert.deepEqual(other?.Type === 'Oidc' && [other.Enabled, other.Scope, other.ClientSecret], [
+    true,
+    ['openid', 'email'],
+    'x',
+  ]);
+});
+
+test('what is wrong with an identity provider is said, each with its place', async (t) => {
+  const oidc = {
+    Type: 'Oidc',
+    Authority: 'https://idp.example.com',
+    ClientId: 'postern',
+    UserNameClaims: 'upn',
+  };
+  const { UserNameClaims: _, ...unnamed } = oidc;
   await assertIssues(
     t,
     {
-      'providers/Idp.json': { ...provider, Enabled: true },
-      'providers/Other.json': oidc,
       'providers/local.json': provider,
+      'providers/NoName.json': unnamed,
+      'providers/Mail.json': { ...oidc, UserNameClaims: 'email' },
+      'providers/Own.json': { ...provider, CallbackPath: '/connect/token' },
+      'providers/Twin.json': { ...provider, CallbackPath: '/callback/oidc/mail' },
+      'providers/Scope.json': { ...oidc, Scope: 'profile', ClaimMapping: { sub: 'oid' } },
+      'providers/Key.json': { ...provider, DecryptionKeys: [{ KeyFile: 'config/server.json' }] },
     },
     [
-      /Idp\.json: Enabled: signing in through identity providers is not supported yet; set Enabled to false/,
-      /Other\.json: Enabled: signing in through identity providers is not supported yet; set Enabled to false/,
       /local\.json: : local is the name of the local sign-in/,
+      /NoName\.json: UserNameClaims: is required/,
+      /Mail\.json: Domains: is needed, since UserNameClaims names email/,
+      /Own\.json: CallbackPath: \/connect\/token has another use/,
+      /Twin\.json: CallbackPath: \/callback\/oidc\/mail takes the answers of Mail already/,
+      /Scope\.json: Scope: must contain openid/,
+      /Scope\.json: ClaimMapping: sub is the protocol's/,
+      /Key\.json: DecryptionKeys\[0\]\.KeyFile: holds no private key in PEM/,
     ],
   );
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { errorPage, homePage, interactionExpiredPage, noProviderPage } from '../../src/pages/notices.ts';
-import { changePasswordPage, consentPage, loginPage } from '../../src/pages/sign-in.ts';
+import { changePasswordPage, consentPage, loginPage, providerPage } from '../../src/pages/sign-in.ts';
 import { signedOutPage, signOutPage } from '../../src/pages/sign-out.ts';
 
 interface Tag {
@@ -65,7 +65,14 @@ function pages(text: (name: string) => string, url: (name: string) => string): R
       ...form,
       clientLogoUrl: url('client-logo'),
       error: 'credentials',
-      cancelUrl: url('cancel'),
+      providers: [{ name: text('provider'), caption: text('caption') }],
+    }),
+    providers: providerPage({
+      ...form,
+      clientLogoUrl: url('client-logo'),
+      providers: [{ name: text('provider'), caption: text('caption') }],
+      asksForName: true,
+      problem: { heading: text('heading'), message: text('message') },
     }),
     changePassword: changePasswordPage({ ...form, error: text('error') }),
     consent: consentPage({
@@ -159,7 +166,8 @@ test('pages have no scripts, inline styles or event handlers', () => {
 
 test('every form is posted and carries the proof that it came from our page', () => {
   const expected: Record<string, string[]> = {
-    login: ['csrf'],
+    login: ['csrf', 'csrf'],
+    providers: ['csrf', 'csrf', 'csrf'],
     changePassword: ['csrf'],
     consent: ['csrf', 'csrf'],
     signOut: ['xsrf'],
@@ -261,22 +269,20 @@ test('a login that failed for another reason marks no field as wrong', () => {
   }
 });
 
-test('cancel sends the login form without checking it, or is a link where there is one to follow', () => {
+test('cancel sends the login form without checking it', () => {
   const cancelIn = (page: string) =>
     parse(page).filter(({ name, text }) => ['a', 'button'].includes(name) && text === 'Cancel');
   const [button] = cancelIn(loginPage({ ...form, userName: '' }));
   assert.deepEqual([button?.attributes.name, button?.attributes.value], ['action', 'cancel']);
   assert.equal(button?.attributes.formnovalidate, '');
-  const [link] = cancelIn(loginPage({ ...form, userName: '', cancelUrl: 'https://client.example/' }));
-  assert.equal(link?.attributes.href, 'https://client.example/');
 });
 
 test('the Enter key presses the main button of each form', () => {
-  const first = (page: string) => {
-    const main = page.slice(page.lastIndexOf('<form'));
+  const first = (page: string, index = -1) => {
+    const main = `<form${page.split('<form').slice(1).at(index)}`;
     return named(parse(main), 'button')[0]?.text;
   };
-  assert.equal(first(plain.login ?? ''), 'Sign in');
+  assert.equal(first(plain.login ?? '', 0), 'Sign in');
   assert.equal(first(plain.changePassword ?? ''), 'Save and continue');
   assert.equal(first(plain.consent ?? ''), 'Allow');
   assert.equal(first(plain.signOut ?? ''), 'Yes, sign out');

@@ -46,8 +46,8 @@ test('rows that an earlier version wrote are read by this one', async (t) => {
   }
 
   await using db = await open();
-  assert.deepEqual(await db.pendingMigrations(), ['0003-last-use']);
-  assert.deepEqual(await db.migrate(), ['0003-last-use']);
+  assert.deepEqual(await db.pendingMigrations(), ['0003-last-use', '0004-external-logins']);
+  assert.deepEqual(await db.migrate(), ['0003-last-use', '0004-external-logins']);
 
   const adapter = createTokenAdapter({
     tokens: createTokens({ db, now }),
@@ -89,7 +89,12 @@ test('of several that migrate one database at once each migration is applied by 
   const databases = await Promise.all([open(), open(), open()]);
   try {
     const applied = await Promise.all(databases.map((db) => db.migrate()));
-    assert.deepEqual(applied.flat().sort(), ['0001-tokens', '0002-accounts', '0003-last-use']);
+    assert.deepEqual(applied.flat().sort(), [
+      '0001-tokens',
+      '0002-accounts',
+      '0003-last-use',
+      '0004-external-logins',
+    ]);
   } finally {
     for (const db of databases) await db[Symbol.asyncDispose]();
   }

@@ -18,6 +18,7 @@ export interface TestServerOptions {
   /** Registrations to add, or members of shipped ones to set; null removes the file. */
   clients?: Record<string, Record<string, unknown> | null>;
   resources?: Record<string, Record<string, unknown> | null>;
+  providers?: Record<string, Record<string, unknown> | null>;
   accounts?: readonly Record<string, unknown>[];
   /** Seconds since the epoch. */
   now?: () => number;
@@ -73,6 +74,8 @@ export async function prepareConfiguration(t: TestContext, options: TestServerOp
   for (const [id, members] of Object.entries(options.clients ?? {})) change(`clients/${id}.json`, members);
   for (const [name, members] of Object.entries(options.resources ?? {}))
     change(`resources/${name}.json`, members);
+  for (const [name, members] of Object.entries(options.providers ?? {}))
+    change(`providers/${name}.json`, members);
   if (options.accounts !== undefined) {
     writeFileSync(join(configDirectory, 'accounts.json'), JSON.stringify({ Accounts: options.accounts }));
   }

@@ -1,0 +1,220 @@
+/**
+ * From what an identity provider vouches for to an account.
+ *
+ * At the first sign-in the name decides; from then on the link does (issuer and subject, OpenID Connect Core
+ * section 5.7), and neither a new name nor a new owner of the old one changes it.
+ */
+import { createHash } from 'node:crypto';
+import type { Knex } from 'knex';
+import type { Provider } from '../config/load.ts';
+import { protocolClaims } from '../config/schema.ts';
+import { ServerError } from '../errors.ts';
+import { isUniqueViolation, type Row } from '../store/database.ts';
+import type { Account, Accounts, NewAccount } from './accounts.ts';
+
+/** What is needed of a verified identity. */
+export interface ExternalIdentity {
+  readonly issuer: string;
+  /** What the issuer never gives to somebody else. */
+  readonly subject: string;
+  /** By type; for WS-Federation by short name as well. */
+  readonly claims: ReadonlyMap<string, readonly string[]>;
+}
+
+/** Why an identity is nobody here; for the log. */
+export type ExternalRefusal =
+  | 'account-disabled'
+  | 'account-not-allowed'
+  | 'account-removed'
+  | 'account-unknown'
+  | 'email-not-verified'
+  | 'name-missing'
+  | 'name-unusable';
+
+export type ExternalResult =
+  | { readonly kind: 'accepted'; readonly account: Account; readonly isNew: boolean }
+  | { readonly kind: 'refused'; readonly reason: ExternalRefusal };
+
+export interface ExternalLogins {
+  /** The account of an identity that has been verified, linked from now on. Two statements once it is. */
+  resolve(provider: Provider, identity: ExternalIdentity): Promise<ExternalResult>;
+  /** The name, in lower case, of the account that an identity is linked to. */
+  findLinked(identity: Pick<ExternalIdentity, 'issuer' | 'subject'>): Promise<string | undefined>;
+}
+
+const table = 'OidcUserLogin';
+
+/** Makes it over a database that has been migrated; `now` in seconds since the epoch. */
+export function createExternalLogins({
+  accounts,
+  db,
+  now,
+}: {
+  accounts: Pick<Accounts, 'add' | 'find' | 'findByWindowsName'>;
+  db: Knex;
+  now: () => number;
+}): ExternalLogins {
+  async function findLinked({
+    issuer,
+    subject,
+  }: Pick<ExternalIdentity, 'issuer' | 'subject'>): Promise<string | undefined> {
+    const row = await db<Row>(table)
+      .select('normalizedName')
+      .where({ id: linkId(issuer, subject) })
+      .first();
+    return row === undefined ? undefined : String(row.normalizedName);
+  }
+
+  async function link(provider: Provider, { issuer, subject }: ExternalIdentity, account: Account) {
+    const normalizedName = account.name.toLowerCase();
+    const row = { normalizedName, provider: provider.Name, issuer, subject, createdAt: now() };
+    try {
+      await db(table).insert({ id: linkId(issuer, subject), ...row });
+    } catch (err) {
+      // Another request of the same user was first, and came to the same account.
+      if (!isUniqueViolation(err)) throw err;
+    }
+  }
+
+  /** The account that is there under a name; a Windows name may be another than the account's own. */
+  async function findNamed({ claim, name }: UserName): Promise<Account | undefined> {
+    const byWindowsName = isWindowsName(claim) ? await accounts.findByWindowsName(name) : undefined;
+    return byWindowsName ?? accounts.find(name);
+  }
+
+  async function provision(
+    provider: Provider,
+    identity: ExternalIdentity,
+    name: string,
+  ): Promise<Account | ExternalRefusal> {
+    try {
+      return await accounts.add(toNewAccount(provider, identity, name));
+    } catch (err) {
+      if (!(err instanceof ServerError) || !err.expose) throw err;
+      if (err.code === 'ERR_ACCOUNT_REMOVED') return 'account-removed';
+      if (err.code !== 'ERR_ACCOUNT_EXISTS') return 'name-unusable';
+      // Another request of the same user was first.
+      return (await accounts.find(name)) ?? 'account-removed';
+    }
+  }
+
+  return {
+    findLinked,
+
+    async resolve(provider, identity) {
+      if (identity.subject === '') return refused('name-missing');
+      const linked = await findLinked(identity);
+      if (linked !== undefined) {
+        const account = await accounts.find(linked);
+        return account === undefined ? refused('account-removed') : judge(provider, account, false);
+      }
+      const userName = findUserName(provider, identity.claims);
+      if (typeof userName === 'string') return refused(userName);
+      let account = await findNamed(userName);
+      const isNew = account === undefined;
+      if (account === undefined) {
+        if (!provider.ProvisionAccounts) return refused('account-unknown');
+        if (!isAllowed(provider, userName.name)) return refused('account-not-allowed');
+        const provisioned = await provision(provider, identity, userName.name);
+        if (typeof provisioned === 'string') return refused(provisioned);
+        account = provisioned;
+      }
+      const result = judge(provider, account, isNew);
+      if (result.kind === 'accepted') await link(provider, identity, account);
+      return result;
+    },
+  };
+}
+
+function refused(reason: ExternalRefusal): ExternalResult {
+  return { kind: 'refused', reason };
+}
+
+function judge(provider: Provider, account: Account, isNew: boolean): ExternalResult {
+  if (!isAllowed(provider, account.name)) return refused('account-not-allowed');
+  return account.disabled ? refused('account-disabled') : { kind: 'accepted', account, isNew };
+}
+
+/** The hash under which a link is kept; issuers are URIs and hold no line break. */
+function linkId(issuer: string, subject: string): string {
+  return createHash('sha256').update(`${issuer}\n${subject}`).digest('base64url');
+}
+
+interface UserName {
+  readonly claim: string;
+  readonly name: string;
+}
+
+/** The name that an identity claims, by the provider's `UserNameClaims`: the first that is there. Pure. */
+export function findUserName(
+  { Domains, Type, UserNameClaims }: Pick<Provider, 'Domains' | 'Type' | 'UserNameClaims'>,
+  claims: ReadonlyMap<string, readonly string[]>,
+): UserName | ExternalRefusal {
+  for (const claim of UserNameClaims) {
+    const values = claims.get(claim);
+    if (values === undefined || values.length === 0) continue;
+    const [name = ''] = values;
+    // Several values would let the order of a list decide who it is.
+    if (values.length > 1 || name.trim() === '') return 'name-unusable';
+    if (Type === 'Oidc' && claim === 'email') {
+      const domain = name.slice(name.lastIndexOf('@') + 1).toLowerCase();
+      const isOurs = Domains.some((ours) => ours.toLowerCase() === domain);
+      if (!isOurs || claims.get('email_verified')?.[0] !== 'true') return 'email-not-verified';
+    }
+    return { claim, name: name.trim() };
+  }
+  return 'name-missing';
+}
+
+function isWindowsName(claim: string): boolean {
+  return /(^|\/)windowsaccountname$/i.test(claim);
+}
+
+/** Whether a name is among `AllowedAccounts`, where `*` stands for any characters; case does not matter. Pure. */
+export function isAllowed({ AllowedAccounts }: Pick<Provider, 'AllowedAccounts'>, name: string): boolean {
+  if (AllowedAccounts.length === 0) return true;
+  return AllowedAccounts.some((pattern) => matches(pattern.toLowerCase(), name.toLowerCase()));
+}
+
+/** Without a regular expression: a pattern is an operator's, but the name is anybody's. */
+function matches(pattern: string, name: string): boolean {
+  const [first = '', ...rest] = pattern.split('*');
+  if (rest.length === 0) return pattern === name;
+  const last = rest.pop() ?? '';
+  if (!name.startsWith(first) || !name.endsWith(last) || name.length < first.length + last.length)
+    return false;
+  let at = first.length;
+  const end = name.length - last.length;
+  for (const part of rest) {
+    const found = name.indexOf(part, at);
+    if (found < 0 || found + part.length > end) return false;
+    at = found + part.length;
+  }
+  return true;
+}
+
+/** A new account from the claims, by the provider's `ClaimMapping`. */
+function toNewAccount({ ClaimMapping }: Provider, { claims }: ExternalIdentity, name: string): NewAccount {
+  const mapped = Object.entries({ ...defaultMapping, ...ClaimMapping })
+    .map(([target, source]) => [target, claims.get(source) ?? []] as const)
+    .filter(([target, values]) => values.length > 0 && !protocolClaims.has(target));
+  const valuesOf = (target: string) => mapped.find(([own]) => own === target)?.[1];
+  const further = mapped.filter(([target]) => !['name', 'email', 'role'].includes(target));
+  return {
+    name,
+    displayName: valuesOf('name')?.[0]?.slice(0, 255),
+    email: valuesOf('email')?.[0]?.slice(0, 320),
+    roles: valuesOf('role'),
+    claims: Object.fromEntries(
+      further.map(([target, values]) => [target, values.length === 1 ? (values[0] ?? '') : values]),
+    ),
+  };
+}
+
+/** What is taken over unless the operator says otherwise; roles only where he does. */
+const defaultMapping: Readonly<Record<string, string>> = {
+  name: 'name',
+  email: 'email',
+  given_name: 'given_name',
+  family_name: 'family_name',
+};

@@ -1,0 +1,79 @@
+/** The consent page of an interaction: what the client may have of the user's, asked for by name. */
+import type { Context } from 'koa';
+import type { Client } from '../config/load.ts';
+import { identityScopes, offlineAccess } from '../config/schema.ts';
+import type { ServerContext } from '../context.ts';
+import { type ConsentPageOptions, type ConsentScope, consentPage } from '../pages/sign-in.ts';
+
+/** What the consent steps need of an interaction. */
+export interface ConsentRequest {
+  readonly ctx: Context;
+  readonly client: Client;
+  readonly accountId: string | undefined;
+  /** The scopes that are asked for. */
+  readonly requested: readonly string[];
+}
+
+/** What the answer means for the interaction. */
+export type ConsentAnswer =
+  | { readonly kind: 'switch' }
+  | { readonly kind: 'denied' }
+  | { readonly kind: 'allowed'; readonly scopes: readonly string[] };
+
+type Form = Readonly<Record<string, string>>;
+type FormOptions = Pick<ConsentPageOptions, 'action' | 'brand' | 'clientLogoUrl' | 'clientName' | 'csrf'>;
+
+/** Makes the two steps: showing the page, and reading its answer. */
+export function createConsentSteps({
+  log,
+  registry,
+  tokens,
+}: Pick<ServerContext, 'log' | 'registry' | 'tokens'>) {
+  return {
+    page({ client, accountId, requested }: ConsentRequest, form: FormOptions): string {
+      return consentPage({
+        ...form,
+        clientUri: client.ClientUri,
+        userName: accountId ?? '',
+        scopes: requested.filter((name) => name !== offlineAccess).map(describeScope),
+        offline: requested.includes(offlineAccess),
+        canRemember: client.AllowRememberConsent && !requested.includes(offlineAccess),
+      });
+    },
+
+    async read({ client, accountId, requested }: ConsentRequest, form: Form): Promise<ConsentAnswer> {
+      if (form.action === 'switch') return { kind: 'switch' };
+      if (form.action !== 'allow' || accountId === undefined) {
+        log.info({ clientId: client.ClientId, accountId }, 'consent denied');
+        return { kind: 'denied' };
+      }
+      const allowed = new Set((form.scope ?? '').split(' '));
+      const scopes = requested.filter((name) => allowed.has(name) || describeScope(name).required);
+      if (form.remember !== undefined && client.AllowRememberConsent) {
+        await tokens.rememberConsent(accountId, client.ClientId, scopes);
+      }
+      log.info({ clientId: client.ClientId, accountId, scopes }, 'consent given');
+      return { kind: 'allowed', scopes };
+    },
+  };
+
+  function describeScope(name: string): ConsentScope {
+    const identity = (identityScopes as Record<string, { displayName: string; description?: string }>)[name];
+    if (identity !== undefined) {
+      const { displayName, description } = identity;
+      return { name, displayName, description, emphasize: false, required: name === 'openid' };
+    }
+    const resources = [...registry.configuration.resources.values()];
+    const resource = resources.find(({ Scopes }) => Scopes.some(({ Name }) => Name === name));
+    const scope = resource?.Scopes.find(({ Name }) => Name === name);
+    // A resource with one scope of its own name need not name it twice.
+    const ownName = resource?.Name === name ? resource.DisplayName : undefined;
+    return {
+      name,
+      displayName: scope?.DisplayName ?? ownName ?? name,
+      description: scope?.Description,
+      emphasize: scope?.Emphasize ?? false,
+      required: scope?.Required ?? false,
+    };
+  }
+}

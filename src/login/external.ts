@@ -1,0 +1,218 @@
+/**
+ * Signing in through an identity provider:
+ *
+ *   POST login/:uid with `provider`  an attempt, and the redirect out (also by GET where there is one way in)
+ *   GET, POST <callback path>        verifies the answer, stores it on the attempt, and redirects back
+ *   GET login/:uid/return            takes the answer, once, by the browser that holds the interaction's cookie
+ *
+ * A cross-site post carries no Lax cookie, so the callback never finishes an interaction; and an answer that is
+ * brought to another browser than the one that set out finds no cookie there (OWASP ASVS 10.1.2).
+ */
+import type { Context, Middleware } from 'koa';
+import type { Provider } from '../config/load.ts';
+import type { ServerContext } from '../context.ts';
+import { ServerError } from '../errors.ts';
+import type { Identity } from '../federation/identity-providers.ts';
+import { readForm } from '../http/form.ts';
+import { basePathOf } from '../registry/client-metadata.ts';
+import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
+
+/** Why an external sign-in ended without one; a key of the pages' texts. */
+export type ExternalProblem = 'cancelled' | 'invalid' | 'no-account' | 'no-mfa' | 'unavailable';
+
+/** What an interaction wants of the identity provider. */
+export interface OutboundRequest {
+  readonly interactionUid: string;
+  readonly interactionExpiresAt: number;
+  readonly clientId: string;
+  readonly loginHint?: string | undefined;
+  /** Ask the user anew, whatever session there is. */
+  readonly isFresh?: boolean | undefined;
+  /** Let the user choose another account there. */
+  readonly isOther?: boolean | undefined;
+  /** Seconds. */
+  readonly maxAge?: number | undefined;
+}
+
+/** The account of somebody who has signed in elsewhere, and how. */
+export interface ExternalSignIn {
+  readonly accountId: string;
+  readonly identity: Identity;
+  readonly provider: Provider;
+  /** The identity provider says that there was more than one factor. */
+  readonly isMfa: boolean;
+}
+
+type Needs = Pick<ServerContext, 'externalLogins' | 'identityProviders' | 'log' | 'registry' | 'tokens'> & {
+  attempts: Attempts;
+};
+
+/**
+ * Takes the answers of identity providers at their callbacks, which follow from the configuration in force, and at
+ * the root: an identity provider that was registered for the old application may know no other address.
+ */
+export function receiveAnswers(
+  { registry }: Pick<ServerContext, 'registry'>,
+  { receive }: Pick<ExternalSteps, 'receive'>,
+): Middleware {
+  return async function receiveAnswer(ctx, next) {
+    const path = ctx.path.toLowerCase();
+    const providers = [...registry.configuration.providers.values()].filter(({ Enabled }) => Enabled);
+    const provider = providers.find(({ CallbackPath }) => CallbackPath.toLowerCase() === path);
+    const isAtRoot = path === '/' && ctx.method === 'POST' && providers.some(({ Type }) => Type === 'WsFed');
+    if (!isAtRoot && provider === undefined) return next();
+    if (provider?.Type === 'WsFed' || ctx.method !== 'GET') {
+      if (ctx.method !== 'POST') {
+        ctx.set('Allow', 'POST');
+        throw new ServerError('ERR_METHOD_NOT_ALLOWED', 'an answer is posted here', { status: 405 });
+      }
+    }
+    await receive(ctx, isAtRoot ? undefined : provider);
+  };
+}
+
+export type ExternalSteps = ReturnType<typeof createExternalSteps>;
+
+/** Makes the steps; the routes are with the pages of the interaction. */
+export function createExternalSteps({
+  attempts,
+  externalLogins,
+  identityProviders,
+  log,
+  registry,
+  tokens,
+}: Needs) {
+  const base = () => basePathOf(registry.configuration.server.PublicUrl);
+
+  return {
+    /** The address to send the browser to; undefined where the identity provider cannot be used now, which is logged. */
+    async begin(provider: Provider, request: OutboundRequest): Promise<string | undefined> {
+      const { interactionUid, interactionExpiresAt, clientId, maxAge } = request;
+      const handle = attempts.createHandle();
+      try {
+        const { url, keep } = await identityProviders.begin(provider, {
+          handle,
+          loginHint: provider.ForwardLoginHint ? request.loginHint : undefined,
+          isFresh: request.isFresh ?? false,
+          isOther: request.isOther ?? false,
+          maxAge,
+        });
+        const attempt = { provider: provider.Name, interactionUid, clientId, keep, maxAge };
+        await attempts.save(handle, attempt, interactionExpiresAt);
+        return url;
+      } catch (err) {
+        if (!(err instanceof ServerError)) throw err;
+        report(provider.Name, clientId, err);
+        return undefined;
+      }
+    },
+
+    /** Takes what an identity provider has sent to a callback, and redirects the browser to where it set out. */
+    async receive(ctx: Context, at: Provider | undefined): Promise<void> {
+      const response = await readResponse(ctx);
+      const handle = response.get('state') ?? response.get('wctx') ?? '';
+      const attempt = handle === '' ? undefined : await attempts.findOpen(handle);
+      const provider = registry.configuration.providers.get(attempt?.provider ?? '');
+      // RFC 9700 section 4.4: an answer counts at the callback of whom it was asked for, and nowhere else.
+      const isElsewhere = at !== undefined && at.Name !== attempt?.provider;
+      if (attempt === undefined || provider === undefined || !provider.Enabled || isElsewhere) {
+        const hint = attempt === undefined ? 'no attempt waits for it' : 'it belongs to another provider';
+        throw new ServerError('ERR_SIGN_IN_UNKNOWN', 'this sign-in has ended, or did not begin here', {
+          status: 400,
+          hint,
+        });
+      }
+      if (!(await attempts.answer(handle, attempt, await verify(provider, handle, attempt, response)))) {
+        throw new ServerError('ERR_SIGN_IN_UNKNOWN', 'this sign-in has been answered already', {
+          status: 400,
+        });
+      }
+      const query = new URLSearchParams({ client_id: attempt.clientId, attempt: handle });
+      ctx.status = 303;
+      ctx.redirect(`${base()}/login/${attempt.interactionUid}/return?${query}`);
+    },
+
+    /**
+     * What became of an attempt of this interaction; undefined where there is none to take.
+     * The account is looked for here, where the browser has proved that it is the one that set out.
+     */
+    async finish(
+      interactionUid: string,
+      handle: string,
+      { requiresMfa }: { requiresMfa: boolean },
+    ): Promise<
+      | { kind: 'signed-in'; signIn: ExternalSignIn }
+      | { kind: 'failed'; provider: string; problem: ExternalProblem }
+      | undefined
+    > {
+      const attempt = await attempts.take(handle);
+      if (attempt?.answer === undefined || attempt.interactionUid !== interactionUid) return undefined;
+      const { answer, clientId, provider: name } = attempt;
+      const provider = registry.configuration.providers.get(name);
+      const fail = (problem: ExternalProblem, reason?: string, claimTypes?: readonly string[]) => {
+        if (reason !== undefined) {
+          log.info({ clientId, identityProvider: name, reason, claimTypes }, 'sign-in refused');
+        }
+        return { kind: 'failed' as const, provider: name, problem };
+      };
+      if (answer.kind === 'failed') return fail(answer.problem);
+      if (provider === undefined || !provider.Enabled) return fail('unavailable', 'provider-gone');
+
+      const identity: Identity = { ...answer.identity, claims: new Map(answer.identity.claims) };
+      const isMfa = [...identity.methods, identity.acr ?? ''].some((method) =>
+        provider.MfaValues.includes(method),
+      );
+      if (requiresMfa && !isMfa) return fail('no-mfa', 'mfa-missing');
+      const result = await externalLogins.resolve(provider, identity);
+      // Types alone: the values are the user's.
+      if (result.kind === 'refused') return fail('no-account', result.reason, [...identity.claims.keys()]);
+      const { accountId } = result.account;
+      if (registry.isClientAccount(accountId)) return fail('no-account', 'client-account');
+      if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
+      return { kind: 'signed-in', signIn: { accountId, identity, provider, isMfa } };
+    },
+  };
+
+  async function verify(
+    provider: Provider,
+    handle: string,
+    attempt: StoredAttempt,
+    response: URLSearchParams,
+  ): Promise<Answer> {
+    try {
+      const outcome = await identityProviders.verify(provider, { handle, ...attempt, response });
+      if (outcome.kind === 'cancelled') {
+        log.info({ identityProvider: provider.Name, reason: outcome.reason }, 'sign-in cancelled elsewhere');
+        return { kind: 'failed', problem: 'cancelled' };
+      }
+      const { identity, onceKey, onceUntil } = outcome;
+      // An assertion is good once (SAML 2.0 Profiles section 4.1.4.5), whoever brings it.
+      if (onceKey !== undefined && !(await tokens.useOnce(onceKey, onceUntil))) {
+        throw new ServerError(
+          'ERR_ASSERTION_INVALID',
+          'the answer of the identity provider was used already',
+          {
+            status: 400,
+            hint: 'replayed: the assertion has been used before',
+          },
+        );
+      }
+      return { kind: 'identity', identity: toStoredIdentity(identity) };
+    } catch (err) {
+      if (!(err instanceof ServerError)) throw err;
+      report(provider.Name, attempt.clientId, err);
+      return { kind: 'failed', problem: err.status === 400 ? 'invalid' : 'unavailable' };
+    }
+  }
+
+  function report(identityProvider: string, clientId: string, err: ServerError): void {
+    const { code: errorCode, hint, message } = err;
+    log.warn({ identityProvider, clientId, errorCode, hint, message }, 'identity provider failed');
+  }
+}
+
+/** The parameters of an answer: posted as a form, or in the query. */
+async function readResponse(ctx: Context): Promise<URLSearchParams> {
+  if (ctx.method !== 'POST') return new URLSearchParams(ctx.querystring);
+  return new URLSearchParams(await readForm(ctx, { limitBytes: 512 * 1024 }));
+}

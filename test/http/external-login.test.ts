@@ -1,0 +1,209 @@
+/** Signing in elsewhere: out to an identity provider and back, in both protocols. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { decodeJwt } from 'jose';
+import { identity } from '../support/assertions.ts';
+import { type Browser, createBrowser, type Page } from '../support/browser.ts';
+import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
+import { authorize, mvc } from '../support/sign-in.ts';
+import { startTestServer } from '../support/start-server.ts';
+
+const windowsName = 'http://schemas.microsoft.com/ws/2008/06/identity/claims/windowsaccountname';
+
+const script = {
+  clientId: 'spa',
+  redirectUri: 'http://localhost:5091/callback',
+  scope: 'openid profile intelligence_web_api',
+} as const;
+
+function wsFed(standIn: { metadataAddress: string }, more: Record<string, unknown> = {}) {
+  return {
+    Type: 'WsFed',
+    Enabled: true,
+    Caption: 'Company',
+    MetadataAddress: standIn.metadataAddress,
+    ...more,
+  };
+}
+
+function openId(standIn: { issuer: string; clientId: string }, more: Record<string, unknown> = {}) {
+  return {
+    Type: 'Oidc',
+    Caption: 'Partner',
+    Authority: standIn.issuer,
+    ClientId: standIn.clientId,
+    ClientSecret: { plain: 'partner-secret' },
+    UserNameClaims: ['preferred_username'],
+    ...more,
+  };
+}
+
+/** Follows a redirect that leaves for an identity provider, and what it posts or redirects back. */
+async function throughProvider(browser: Browser, leaving: Page): Promise<Page> {
+  assert.ok(leaving.location, `a redirect out, not ${leaving.status} ${leaving.body.slice(0, 300)}`);
+  const there = await browser.open(leaving.location);
+  if (there.location !== undefined) return browser.open(there.location);
+  return browser.submit(there, {});
+}
+
+test('a client without local sign-in sends its users to its one WS-Federation provider and gets them back', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims: { [windowsName]: 'example\\CAROL' } });
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
+
+  const attempt = await authorize({ issuer: server.issuer, ...script });
+  assert.equal(attempt.page.location?.origin, standIn.url, 'no page of ours in between');
+  const request = standIn.requests;
+  const back = await throughProvider(attempt.browser, attempt.page);
+  assert.equal(back.location?.origin, 'http://localhost:5091');
+  assert.equal(request[0]?.get('wtrealm'), 'urn:intelligence');
+  assert.equal(request[0]?.get('wreply'), `${server.issuer}/callback/wsfed/IntelligenceWsFed`);
+  assert.match(request[0]?.get('wct') ?? '', /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+
+  const { body } = await attempt.redeem(back);
+  const claims = decodeJwt(body.access_token);
+  assert.deepEqual(
+    [claims.sub, claims.idp, claims.amr],
+    ['EXAMPLE\\carol', 'IntelligenceWsFed', ['external']],
+  );
+  assert.equal(decodeJwt(body.id_token).idp, 'IntelligenceWsFed');
+});
+
+test('a client signs its users in at an OpenID provider, by code with PKCE and by form_post', async (t) => {
+  const standIn = await startOpenIdProvider(t, { sub: 'u-1', preferred_username: 'Bob' });
+  for (const ResponseType of ['code', 'code id_token']) {
+    const server = await startTestServer(t, {
+      providers: { IntelligenceWsFed: null, Partner: openId(standIn, { ResponseType }) },
+      clients: {
+        spa: { IdentityProviderRestrictions: ['Partner'] },
+        mvc: { IdentityProviderRestrictions: [] },
+      },
+    });
+    const attempt = await authorize({ issuer: server.issuer, ...script });
+    const back = await throughProvider(attempt.browser, attempt.page);
+    const { body } = await attempt.redeem(back);
+    assert.deepEqual(
+      [decodeJwt(body.access_token).sub, decodeJwt(body.access_token).idp],
+      ['bob', 'Partner'],
+    );
+    const asked = standIn.requests.at(-1);
+    assert.equal(asked?.get('code_challenge_method'), 'S256');
+    assert.equal(asked?.get('redirect_uri'), `${server.issuer}/callback/oidc/Partner`);
+  }
+});
+
+test('the login page offers the providers beneath its form, and one leads out and back', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims: { [`${identity}/upn`]: 'alice' } });
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
+
+  const attempt = await authorize({ issuer: server.issuer, ...mvc });
+  assert.match(
+    attempt.page.body,
+    /name="password"[\s\S]*<button[^>]*name="provider" value="IntelligenceWsFed">Continue with Company</,
+  );
+  const leaving = await attempt.browser.submit(attempt.page, { provider: 'IntelligenceWsFed' });
+  const back = await throughProvider(attempt.browser, leaving);
+  assert.ok(back.location?.searchParams.get('code'));
+
+  // The session serves the next request, of this client and of one that allows the same provider.
+  const again = await authorize({ issuer: server.issuer, ...mvc, browser: attempt.browser });
+  assert.ok(again.page.location?.searchParams.get('code'));
+  const other = await authorize({ issuer: server.issuer, ...script, browser: attempt.browser });
+  assert.ok(other.page.location?.searchParams.get('code'));
+});
+
+test('an answer finishes nothing in another browser than the one that set out', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims: { [`${identity}/upn`]: 'alice' } });
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
+  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const victim = createBrowser();
+  const there = await attempt.browser.open(attempt.page.location ?? '');
+  const landed = await victim.submit(there, {});
+  assert.equal(landed.status, 400);
+  assert.match(landed.body, /This sign-in has ended/);
+  assert.deepEqual(
+    victim.cookies().filter(({ name }) => name.includes('session')),
+    [],
+  );
+  // The browser that set out is not signed in by it either: only it could take the answer, and still can.
+  const own = await attempt.browser.open(landed.url);
+  assert.equal(own.location?.origin, 'http://localhost:5091');
+});
+
+test('an assertion is good once, and an attempt takes one answer', async (t) => {
+  let sent = '';
+  const standIn = await startWsFedProvider(t, { claims: { [`${identity}/upn`]: 'alice' } });
+  standIn.alter = (wresult) => {
+    sent ||= wresult;
+    return sent;
+  };
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
+  const first = await authorize({ issuer: server.issuer, ...script });
+  assert.ok((await throughProvider(first.browser, first.page)).location?.searchParams.get('code'));
+
+  const second = await authorize({ issuer: server.issuer, ...script });
+  const replayed = await throughProvider(second.browser, second.page);
+  assert.match(replayed.body, /The answer of Company cannot be used/);
+  assert.ok(server.logged.some(({ hint }) => hint === 'replayed: the assertion has been used before'));
+
+  const repeated = await fetch(`${server.issuer}/callback/wsfed/IntelligenceWsFed`, {
+    method: 'POST',
+    redirect: 'manual',
+    body: new URLSearchParams({
+      wa: 'wsignin1.0',
+      wresult: sent,
+      wctx: standIn.requests[0]?.get('wctx') ?? '',
+    }),
+  });
+  assert.equal(repeated.status, 400);
+});
+
+test('an identity without an account ends on a page that says so, and goes back to the client', async (t) => {
+  const standIn = await startWsFedProvider(t, {
+    subject: 'S-1-nobody',
+    claims: { [`${identity}/upn`]: 'nobody@example.com' },
+  });
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
+  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const page = await throughProvider(attempt.browser, attempt.page);
+  assert.equal(page.status, 403);
+  assert.match(page.body, /There is no account for you here/);
+  assert.match(page.body, /Try again with Company/);
+  const refusal = server.logged.find(({ reason }) => reason === 'account-unknown');
+  assert.ok(JSON.stringify(refusal).includes(`${identity}/upn`), 'the types are logged');
+  assert.ok(!server.logText().includes('nobody@example.com'), 'and not the values');
+  const back = await attempt.browser.submit(page, { action: 'cancel' });
+  assert.equal(back.location?.searchParams.get('error'), 'access_denied');
+});
+
+test('ProvisionAccounts makes the account at the first sign-in, and the link holds when the name changes', async (t) => {
+  const standIn = await startOpenIdProvider(t, {
+    sub: 'u-7',
+    preferred_username: 'dora',
+    name: 'Dora Dean',
+    mail: 'dora@example.com',
+  });
+  const server = await startTestServer(t, {
+    providers: {
+      IntelligenceWsFed: null,
+      Partner: openId(standIn, { ProvisionAccounts: true, ClaimMapping: { email: 'mail' } }),
+    },
+    clients: { spa: { IdentityProviderRestrictions: [] }, mvc: { IdentityProviderRestrictions: [] } },
+  });
+  const signIn = async () => {
+    const attempt = await authorize({ issuer: server.issuer, ...script });
+    const back = await throughProvider(attempt.browser, attempt.page);
+    return decodeJwt((await attempt.redeem(back)).body.access_token).sub;
+  };
+  assert.equal(await signIn(), 'dora');
+  const account = await server.context.accounts.find('dora');
+  assert.deepEqual([account?.displayName, account?.email], ['Dora Dean', 'dora@example.com']);
+  standIn.claims = { sub: 'u-7', preferred_username: 'dora.married' };
+  assert.equal(await signIn(), 'dora');
+  // Somebody else who gets the old name there is not the first one here.
+  standIn.claims = { sub: 'u-8', preferred_username: 'alice' };
+  assert.equal(await signIn(), 'alice');
+  await server.context.accounts.remove('dora');
+  standIn.claims = { sub: 'u-7', preferred_username: 'dora' };
+  const attempt = await authorize({ issuer: server.issuer, ...script });
+  assert.equal((await throughProvider(attempt.browser, attempt.page)).status, 403);
+});
