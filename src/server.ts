@@ -3,7 +3,7 @@
  * what it builds knows only what it is handed.
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
@@ -17,6 +17,7 @@ import { ConfigurationError } from './errors.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
 import { createOutgoing } from './federation/outgoing.ts';
+import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
 import { openListener } from './http/listener.ts';
 import {
@@ -40,7 +41,7 @@ import { discoveryDocument } from './provider/discovery.ts';
 import { createFarewells, type Farewells } from './provider/farewell.ts';
 import { acceptOldCallers } from './provider/old-callers.ts';
 import { createProvider, type OidcProvider, routes } from './provider/provider.ts';
-import { completeSignOut, createStayPage } from './provider/sign-out.ts';
+import { completeSignOut, createStayPage, endOvertakenSignIns, forgiveSignOut } from './provider/sign-out.ts';
 import { createTokenStatus } from './provider/token-status.ts';
 import { createUpstreamSignOut } from './provider/upstream-session.ts';
 import { basePathOf } from './registry/client-metadata.ts';
@@ -123,6 +124,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const farewells = starting.use(createFarewells(context));
   const provider = createProvider(context, { adapter, farewells, outgoing, verifyAccessToken });
   completeSignOut(provider.engine, context, farewells);
+  endOvertakenSignIns(provider.engine, context);
   provider.buildClients(configuration)();
 
   const { app, refreshDocuments } = createApp(context, {
@@ -144,10 +146,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         );
         return false;
       }
-      if (next.hash === registry.configuration.hash) return true;
-      if (next.clients.size === 0 && registry.configuration.clients.size > 0) {
+      if (next.hash === registry.configuration.hash) {
+        log.debug('configuration unchanged');
+        return true;
+      }
+      const areGone = next.clients.size === 0 && !existsSync(`${configDirectory}/clients`);
+      if (areGone && registry.configuration.clients.size > 0) {
         log.error(
-          'there is no client any more, as while a folder is exchanged; the configuration in force stays',
+          'the folder of clients is gone, as while one is exchanged; the configuration in force stays',
         );
         return false;
       }
@@ -275,6 +281,7 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
   const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
   const login = createLoginRoutes(context, { engine: () => engine, csrf, external });
   const verifyIdToken = createIdTokenVerifier(context);
+  const verifyIdTokenHint = createIdTokenVerifier(context, { mayHaveExpired: true });
   const status = createTokenStatus(context, { verifyAccessToken, verifyIdToken });
 
   // Written once for each configuration: they are asked for more often than anything else.
@@ -302,7 +309,6 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
   router.get(`${routes.end_session}/stay`, createStayPage(context));
   router.post(routes.introspection, status.introspect);
   router.post(routes.revocation, status.revoke);
-  router.options(routes.revocation, status.allowRevocation);
   if (server.EnableTokenValidationEndpoints) {
     router.all('/connect/accessTokenValidation', status.validateAccessToken);
     router.all('/connect/identityTokenValidation', status.validateIdentityToken);
@@ -321,11 +327,13 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
     assets,
     createUpstreamSignOut(context, (uid) => farewells.endSession(engine, uid)),
     receiveAnswers(context, external),
+    allowOrigins(context, { paths: corsPaths }),
     allowMethods(methodsOf),
     router.routes() as unknown as Middleware,
     login.routes() as unknown as Middleware,
     farewells.router.routes() as unknown as Middleware,
     acceptOldCallers(context),
+    forgiveSignOut({ ...context, verifyIdTokenHint }),
     ...(engine.middleware as unknown as Middleware[]),
   ];
 
@@ -342,6 +350,18 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
   });
   return { app, refreshDocuments };
 }
+
+/** The paths that scripts of other origins may call, as IdentityServer3 had them, in lower case. */
+const corsPaths: ReadonlySet<string> = new Set([
+  '/.well-known/openid-configuration',
+  '/.well-known/oauth-authorization-server',
+  '/.well-known/openid-configuration/jwks',
+  routes.jwks,
+  routes.token,
+  routes.userinfo,
+  routes.revocation,
+  '/connect/identitytokenvalidation',
+]);
 
 /** The methods of every fixed path under the base, in lower case. */
 const methodsOf: ReadonlyMap<string, readonly string[]> = new Map([

@@ -11,7 +11,7 @@ import type { Knex } from 'knex';
 import type { Configuration } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { isUniqueViolation, type Row } from '../store/database.ts';
+import { isUniqueViolation, type Row, toNumber } from '../store/database.ts';
 import { hashPassword, verifyPassword } from './passwords.ts';
 
 export type Claims = Readonly<Record<string, string | readonly string[]>>;
@@ -28,6 +28,8 @@ export interface Account {
   readonly windowsName?: string;
   readonly disabled: boolean;
   readonly mustChangePassword: boolean;
+  /** Another one as soon as the password is set, or the account is disabled, enabled or removed. */
+  readonly stamp: string;
 }
 
 export interface NewAccount {
@@ -63,6 +65,12 @@ export interface Accounts {
 
   /** The account whose Windows name this is, as {@link find}. One statement. */
   findByWindowsName(windowsName: string): Promise<Account | undefined>;
+
+  /**
+   * Whether the account is as it was when it had this stamp. To be asked when everything that a sign-in writes has
+   * been written: what ended the account's sessions a moment earlier did not see it. One statement.
+   */
+  isUnchanged(name: string, stamp: string): Promise<boolean>;
 
   /** As {@link find}; throws ERR_ACCOUNT_UNKNOWN, status 404, or ERR_ACCOUNT_REMOVED, status 409. */
   get(name: string): Promise<Account>;
@@ -155,18 +163,18 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     return row;
   }
 
-  /** Changes the row of an account that is there; the condition decides against a removal at the same time. */
+  /** Changes the row of an account that is there, and returns it as it was; the condition decides against a removal at the same time. */
   async function change(
     name: string,
     values: Record<string, unknown>,
     condition: Record<string, unknown> = {},
-  ): Promise<Account> {
+  ): Promise<Row> {
     const before = await getRow(name);
     const count = await db(table)
       .where({ normalizedName: before.normalizedName, removedAt: null, ...condition })
       .update({ ...values, updatedAt: now() });
     if (count === 0) throw Object.keys(condition).length === 0 ? removed(name) : overtaken();
-    return toAccount(before);
+    return before;
   }
 
   /** The condition that nobody has changed the password, or disabled the account, since the proof was given. */
@@ -193,25 +201,25 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
 
   /** A new account, checked, and its row; nothing is written. */
   async function prepare({ password, ...given }: NewAccount) {
-    const account = parseAccount(given);
+    const parsed = parseAccount(given);
     const at = now();
     const row = {
-      normalizedName: account.name.toLowerCase(),
-      name: account.name,
-      displayName: account.displayName ?? null,
-      email: account.email ?? null,
+      normalizedName: parsed.name.toLowerCase(),
+      name: parsed.name,
+      displayName: parsed.displayName ?? null,
+      email: parsed.email ?? null,
       passwordHash: password === undefined ? null : await hashPassword(password),
-      claims: JSON.stringify(account.claims),
-      roles: JSON.stringify(account.roles),
-      windowsName: account.windowsName ?? null,
-      normalizedWindowsName: account.windowsName?.toLowerCase() ?? null,
-      disabled: account.disabled,
-      mustChangePassword: account.mustChangePassword,
+      claims: JSON.stringify(parsed.claims),
+      roles: JSON.stringify(parsed.roles),
+      windowsName: parsed.windowsName ?? null,
+      normalizedWindowsName: parsed.windowsName?.toLowerCase() ?? null,
+      disabled: parsed.disabled,
+      mustChangePassword: parsed.mustChangePassword,
       createdAt: at,
       updatedAt: at,
       removedAt: null,
     };
-    return { account, row };
+    return { account: { ...parsed, stamp: stampOf(row) }, row };
   }
 
   const accounts: Accounts = {
@@ -223,6 +231,11 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     async findByWindowsName(windowsName) {
       const row = await db<Row>(table).where({ normalizedWindowsName: windowsName.toLowerCase() }).first();
       return row === undefined || isRemoved(row) ? undefined : toAccount(row);
+    },
+
+    async isUnchanged(name, stamp) {
+      const row = await findRow(name);
+      return row !== undefined && stampOf(row) === stamp;
     },
 
     async get(name) {
@@ -265,16 +278,16 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     async setPassword(name, password, { mustChange = false, instead } = {}) {
       const passwordHash = await hashPassword(password);
       const condition = instead === undefined ? {} : await stillHolds(name, instead);
-      const account = await change(name, { passwordHash, mustChangePassword: mustChange }, condition);
-      return { ...account, mustChangePassword: mustChange };
+      const values = { passwordHash, mustChangePassword: mustChange };
+      return toAccount({ ...(await change(name, values, condition)), ...values });
     },
 
     async setDisabled(name, disabled) {
-      return { ...(await change(name, { disabled })), disabled };
+      return toAccount({ ...(await change(name, { disabled })), disabled });
     },
 
     async remove(name) {
-      const removedAccount = await change(name, {
+      const before = await change(name, {
         name: null,
         displayName: null,
         email: null,
@@ -290,7 +303,7 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
       await db('OidcUserLogin')
         .where({ normalizedName: normalizeName(name) })
         .delete();
-      return removedAccount;
+      return toAccount(before);
     },
 
     async list() {
@@ -359,7 +372,7 @@ function toNewAccount(demo: DemoAccount): NewAccount {
 }
 
 /** Checks what is given of a new account; the result is what {@link Accounts.find} will return. */
-function parseAccount(given: Omit<NewAccount, 'password'>): Account {
+function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'stamp'> {
   const {
     name,
     displayName,
@@ -489,5 +502,12 @@ function toAccount(row: Row): Account {
     // 0 and 1 on SQLite.
     disabled: Boolean(row.disabled),
     mustChangePassword: Boolean(row.mustChangePassword),
+    stamp: stampOf(row),
   };
+}
+
+/** Says nothing of the password to whoever sees it. */
+function stampOf({ disabled, passwordHash, removedAt }: Row): string {
+  const state = JSON.stringify([passwordHash ?? null, Boolean(disabled), toNumber(removedAt)]);
+  return createHash('sha256').update(state).digest('base64url').slice(0, 22);
 }

@@ -93,7 +93,8 @@ export async function listAccounts(
   await using store = await openMigratedStore(directory, io);
   const accounts = await store.accounts.list();
   if (json) {
-    io.stdout.write(`${JSON.stringify(accounts, null, 2)}\n`);
+    const shown = accounts.map(({ stamp: _, ...account }) => account);
+    io.stdout.write(`${JSON.stringify(shown, null, 2)}\n`);
     return;
   }
   const rows = accounts.map((account) => [

@@ -40,7 +40,39 @@ export function checkClient(
     ...checkScopes(client, surroundings),
     ...checkIdentityProviders(client, surroundings),
     ...checkRefreshTokens(client),
+    ...checkClaims(client),
+    ...checkFactors(client),
   ];
+}
+
+function* checkClaims({ Claims, PrefixClientClaims }: ClientRegistration): Generator<Finding> {
+  if (PrefixClientClaims) return;
+  for (const [index, { Type }] of Claims.entries()) {
+    if (!protocolClaims.has(Type)) continue;
+    yield {
+      path: `Claims[${index}].Type`,
+      message: `${Type} is the token's own claim, and a client cannot set it`,
+      hint: 'leave it out, or set PrefixClientClaims to true',
+    };
+  }
+}
+
+function* checkFactors({
+  EnableLocalLogin,
+  Flow,
+  IdentityProviderRestrictions,
+  RequireMfa,
+}: ClientRegistration) {
+  if (!RequireMfa) return;
+  const [only, ...others] = IdentityProviderRestrictions;
+  if (Flow === 'ResourceOwner') {
+    yield { path: 'RequireMfa', message: 'Flow ResourceOwner has a password and nothing else' };
+  } else if (EnableLocalLogin && only === localLogin && others.length === 0) {
+    yield {
+      path: 'RequireMfa',
+      message: 'nobody can sign in: local sign-in has one factor, and no identity provider is allowed',
+    };
+  }
 }
 
 function isInteractive({ Flow }: ClientRegistration): boolean {
@@ -271,7 +303,7 @@ export function findDeviations(clientId: string, client: ClientRegistration): Fi
     });
   }
   if (!isInteractive(client) || !isPublic(client)) return deviations;
-  if (!requiresPkce(client)) {
+  if (!requiresPkce(client) && client.Flow !== 'Implicit') {
     deviations.push({
       path: 'RequirePkce',
       message: `${clientId} has no secret and need not use PKCE (RFC 9700 section 2.1.1)`,

@@ -166,6 +166,15 @@ export async function loadConfiguration(
   const clientIds = new Map<string, string>();
   for (const { file, name, value } of clientFiles) {
     const clientId = value?.ClientId ?? name;
+    // The engine keeps what a session has for each client in a plain object.
+    if (clientId in Object.prototype) {
+      issues.push({
+        file,
+        path: 'ClientId',
+        message: `${clientId} has a meaning of its own in JavaScript`,
+        hint: 'choose another id',
+      });
+    }
     const other = clientIds.get(clientId);
     if (other !== undefined)
       issues.push({ file, path: 'ClientId', message: `${other} is the client ${clientId} too` });

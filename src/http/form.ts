@@ -38,6 +38,15 @@ export async function readForm(
   return form;
 }
 
+/**
+ * Refuses a body by its length, before anybody reads it.
+ *
+ * @throws {ServerError} ERR_REQUEST_TOO_LARGE
+ */
+export function refuseLargeBody({ request }: Context): void {
+  if ((request.length ?? 0) > usualLimitBytes) throw tooLarge(usualLimitBytes);
+}
+
 async function readBody({ req, request }: Context, limitBytes: number): Promise<string> {
   if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
   const chunks: Buffer[] = [];

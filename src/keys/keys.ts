@@ -63,7 +63,7 @@ export async function loadKeys(source: KeySource): Promise<SigningKeys> {
   const key = readKey(keyFile, passphrase);
   const jwk = await exportJWK(key);
   if (certificateFile === undefined) {
-    return assemble({ ...jwk, kid: await calculateJwkThumbprint(jwk) }, cookieKeys, {});
+    return assemble({ ...jwk, kid: await nameKey(jwk) }, cookieKeys, {});
   }
   const certificate = readCertificate(certificateFile);
   if (!certificate.checkPrivateKey(key)) {
@@ -104,6 +104,11 @@ function assemble(
   };
 }
 
+/** The first 128 bits of the key's thumbprint (RFC 7638): every token's header repeats it. */
+async function nameKey(jwk: JWK): Promise<string> {
+  return (await calculateJwkThumbprint(jwk)).slice(0, 22);
+}
+
 function readKey(file: string, passphrase: string | undefined): KeyObject {
   try {
     const key = createPrivateKey({
@@ -134,7 +139,7 @@ async function loadGenerated(folder: string): Promise<SigningKeys> {
   const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
     const jwk = await exportJWK(privateKey);
-    return { ...jwk, kid: await calculateJwkThumbprint(jwk) };
+    return { ...jwk, kid: await nameKey(jwk) };
   });
   const cookies = await readOrMake(join(folder, 'cookie-keys.json'), async () => [
     randomBytes(32).toString('base64url'),

@@ -37,6 +37,8 @@ export interface OutboundRequest {
 /** The account of somebody who has signed in elsewhere, and how. */
 export interface ExternalSignIn {
   readonly accountId: string;
+  /** Of the account, as it was then. */
+  readonly stamp: string;
   readonly identity: Identity;
   readonly provider: Provider;
   /** The identity provider says that there was more than one factor. */
@@ -166,10 +168,10 @@ export function createExternalSteps({
       const result = await externalLogins.resolve(provider, identity);
       // Types alone: the values are the user's.
       if (result.kind === 'refused') return fail('no-account', result.reason, [...identity.claims.keys()]);
-      const { accountId } = result.account;
+      const { accountId, stamp } = result.account;
       if (registry.isClientAccount(accountId)) return fail('no-account', 'client-account');
       if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
-      return { kind: 'signed-in', signIn: { accountId, identity, provider, isMfa } };
+      return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };
     },
   };
 

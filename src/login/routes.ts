@@ -12,6 +12,7 @@
 import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
+import type { Account } from '../accounts/accounts.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -95,7 +96,7 @@ export function createLoginRoutes(
       showProblem(step, taken.provider, taken.problem);
       return;
     }
-    const { accountId, identity, isMfa, provider } = taken.signIn;
+    const { accountId, identity, isMfa, provider, stamp } = taken.signIn;
     // Decided again: the registration may have changed while the user was away.
     if (
       !identityProvidersOf(client, registry.configuration.providers).some(
@@ -127,8 +128,16 @@ export function createLoginRoutes(
         ts: authTime,
       },
       select_account: {},
+      stamp,
       upstream: { provider: provider.Name, issuer, subject, sessionId, idTokenHint, signedInAt: now() },
     });
+  });
+
+  router.all(['/login/:uid', '/login/:uid/return'], (ctx, next) => {
+    const methods = ctx.path.endsWith('/return') ? ['GET', 'HEAD'] : ['GET', 'HEAD', 'POST'];
+    if (methods.includes(ctx.method)) return next();
+    ctx.set('Allow', methods.join(', '));
+    throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
   });
 
   router.post('/login/:uid', async function takeAnswer(ctx) {
@@ -158,14 +167,14 @@ export function createLoginRoutes(
   return router;
 
   function decide({ client, interaction }: Step): LoginStep {
-    const requested = requestedIdentityProvider(interaction.params.acr_values);
+    const requested = requestedIdentityProvider(interaction.params);
     return chooseLogin(client, registry.configuration.providers, requested);
   }
 
   /** An identity provider that was chosen by its button, or is tried again. */
   async function takeProvider(step: Step, form: Form): Promise<void> {
     const { client } = step;
-    const requested = requestedIdentityProvider(step.interaction.params.acr_values);
+    const requested = requestedIdentityProvider(step.interaction.params);
     const provider = identityProvidersOf(client, registry.configuration.providers).find(
       ({ Name }) => Name === form.provider && (requested === undefined || requested === Name),
     );
@@ -243,7 +252,7 @@ export function createLoginRoutes(
     ctx.body = providerPage({
       ...formOf(step),
       providers: offered.map(toOffer),
-      isRetry: true,
+      tried: name,
       problem: shown,
     });
   }
@@ -361,7 +370,7 @@ export function createLoginRoutes(
       showChangePassword(step, accountId);
       return;
     }
-    await signIn(step, accountId);
+    await signIn(step, result.account);
   }
 
   function showChangePassword(step: Step, accountId: string, error?: string): void {
@@ -385,8 +394,9 @@ export function createLoginRoutes(
       refuse('Choose a password that differs from the present one.');
       return;
     }
+    let changed: Account;
     try {
-      await accounts.setPassword(accountId, newPassword, { instead: proof });
+      changed = await accounts.setPassword(accountId, newPassword, { instead: proof });
     } catch (err) {
       if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
       refuse(`${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.`);
@@ -396,15 +406,16 @@ export function createLoginRoutes(
     // The session that the interaction came from is among what has just ended.
     if (interaction.session !== undefined) delete (interaction.session as { uid?: string }).uid;
     log.info({ clientId: step.client.ClientId, accountId }, 'password changed');
-    await signIn(step, accountId);
+    await signIn(step, changed);
   }
 
-  async function signIn(step: Step, accountId: string): Promise<void> {
+  async function signIn(step: Step, { accountId, stamp }: Account): Promise<void> {
     log.info({ clientId: step.client.ClientId, accountId, identityProvider: 'local' }, 'login finished');
     await finish(step, {
       // Not remembered beyond the browser's own session, as IdentityServer3's cookie was.
       login: { accountId, amr: ['pwd', 'idp:local'], remember: false, ts: now() },
       select_account: {},
+      stamp,
     });
   }
 

@@ -97,14 +97,14 @@ export interface ProviderPageOptions extends FormOptions {
   asksForName?: boolean | undefined;
   userName?: string | undefined;
   problem?: Problem | undefined;
-  /** What the buttons say before the caption; default that one continues with it. */
-  isRetry?: boolean | undefined;
+  /** The name of the one that has just led to nothing: its button says that it is tried again. */
+  tried?: string | undefined;
 }
 
 /** Where the user chooses an identity provider, or tries one again after it failed. Pure. */
 export function providerPage(options: ProviderPageOptions): string {
   const { brand, action, csrf, clientName, clientLogoUrl, providers, problem, userName = '' } = options;
-  const { asksForName = false, isRetry = false } = options;
+  const { asksForName = false, tried } = options;
   const t = texts.providers;
   return page(
     { brand, title: t.title(clientName), failed: problem !== undefined },
@@ -112,7 +112,7 @@ export function providerPage(options: ProviderPageOptions): string {
 <h1>${problem === undefined ? t.heading : problem.heading}</h1>
 <p class="lead">${problem === undefined ? html`${texts.login.continueTo} <bdi class="client">${clientName}</bdi>` : problem.message}</p>
 </div></div>
-${providers.length > 0 && providerForm(options, providers, 'primary', isRetry)}
+${providers.length > 0 && providerForm(options, providers, 'primary', tried)}
 ${
   asksForName &&
   html`<form method="post" action="${safeUrl(action)}">
@@ -126,7 +126,7 @@ ${hidden('csrf', csrf)}
 }
 <form method="post" action="${safeUrl(action)}">
 ${hidden('csrf', csrf)}
-<div class="actions">${cancelButton(t.cancel(clientName))}</div>
+<div class="actions">${cancelButton(texts.login.cancel)}</div>
 </form>`,
   );
 }
@@ -136,16 +136,16 @@ function providerForm(
   { action, csrf }: Pick<FormOptions, 'action' | 'csrf'>,
   providers: readonly OfferedProvider[],
   firstLook: 'primary' | 'quiet',
-  isRetry = false,
+  tried?: string,
 ): Html {
-  const label = isRetry ? texts.providers.retry : texts.providers.use;
+  const { retry, use } = texts.providers;
   const buttons = providers.map(
     ({ name, caption }, index) =>
-      html`<button class="button ${index === 0 ? firstLook : 'quiet'}" type="submit" name="provider" value="${name}">${label(caption)}</button>
+      html`<button class="button ${index === 0 ? firstLook : 'quiet'}" type="submit" name="provider" value="${name}">${(name === tried ? retry : use)(caption)}</button>
 `,
   );
   return html`<form class="providers" method="post" action="${safeUrl(action)}">
-${hidden('csrf', csrf)}${isRetry && hidden('again', 'yes')}
+${hidden('csrf', csrf)}${tried !== undefined && hidden('again', 'yes')}
 ${buttons}</form>`;
 }
 

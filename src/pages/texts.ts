@@ -37,7 +37,6 @@ export const texts = {
     retry: (caption: string) => `Try again with ${caption}`,
     name: 'Your name or e-mail address',
     next: 'Continue',
-    cancel: (clientName: string) => `Cancel and go back to ${clientName}`,
     /** Why somebody is not signed in after a way through an identity provider. */
     problems: {
       unavailable: {

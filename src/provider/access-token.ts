@@ -79,11 +79,14 @@ export function createAccessTokenVerifier({
 
 export type IdTokenVerifier = (jwt: string, clientId: string) => Promise<JWTPayload | undefined>;
 
-/** Makes the function that verifies ID tokens of ours for a client; anything else is undefined. */
-export function createIdTokenVerifier({
-  keys,
-  registry,
-}: Pick<ServerContext, 'keys' | 'registry'>): IdTokenVerifier {
+/**
+ * Makes the function that verifies ID tokens of ours for a client; anything else is undefined. As a hint one is
+ * good when it has expired, too (RP-Initiated Logout 1.0 section 2).
+ */
+export function createIdTokenVerifier(
+  { keys, registry }: Pick<ServerContext, 'keys' | 'registry'>,
+  { mayHaveExpired = false }: { mayHaveExpired?: boolean } = {},
+): IdTokenVerifier {
   const keySet = createLocalJWKSet({ keys: [...keys.publicJwks.keys] });
 
   return async function verifyIdToken(jwt, clientId) {
@@ -93,6 +96,7 @@ export function createIdTokenVerifier({
         audience: clientId,
         algorithms: ['RS256'],
         requiredClaims: ['exp', 'sub'],
+        ...(mayHaveExpired ? { clockTolerance: Number.MAX_SAFE_INTEGER } : undefined),
       });
       return handleParameter in protectedHeader ? undefined : payload;
     } catch (err) {

@@ -5,12 +5,18 @@
 import type { EventEmitter } from 'node:events';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
+import { hashValue } from '../store/tokens.ts';
 
 interface ProtocolError extends Error {
   readonly error?: string;
   readonly error_description?: string;
   /** The engine's true reason, never sent. */
   readonly error_detail?: string;
+}
+
+/** A grant as `postern token list` names it. */
+function nameOf(grantId: string | undefined): string | undefined {
+  return grantId && hashValue(grantId);
 }
 
 /** Subscribes the log to everything that the engine tells. */
@@ -23,11 +29,13 @@ export function reportEvents(engine: Provider, { log }: Pick<ServerContext, 'log
 
   engine.on('grant.success', (ctx) => {
     const { grant_type: grantType } = ctx.oidc.params as { grant_type?: string };
-    log.info({ ...fieldsOf(ctx), grantType, grantId: ctx.oidc.entities.Grant?.jti }, 'token issued');
+    log.info({ ...fieldsOf(ctx), grantType, grantId: nameOf(ctx.oidc.entities.Grant?.jti) }, 'token issued');
   });
   engine.on('authorization.success', (ctx) => log.info(fieldsOf(ctx), 'authorization answered'));
   engine.on('end_session.success', (ctx) => log.info(fieldsOf(ctx), 'signed out'));
-  engine.on('grant.revoked', (ctx, grantId) => log.warn({ ...fieldsOf(ctx), grantId }, 'grant revoked'));
+  engine.on('grant.revoked', (ctx, grantId) =>
+    log.warn({ ...fieldsOf(ctx), grantId: nameOf(grantId) }, 'grant revoked'),
+  );
 
   const refusals = {
     'authorization.error': 'authorization refused',
@@ -38,9 +46,13 @@ export function reportEvents(engine: Provider, { log }: Pick<ServerContext, 'log
   } as const;
   for (const [event, message] of Object.entries(refusals)) {
     (engine as EventEmitter).on(event, (ctx: KoaContextWithOIDC, err: ProtocolError) => {
-      log.info(
-        { ...fieldsOf(ctx), error: err.error, reason: err.error_detail ?? err.error_description },
-        message,
+      const reason = err.error_detail ?? err.error_description;
+      // Somebody has a token that was replaced: it leaked, or the client lost the new one. The family has ended.
+      const isReplay = /^refresh token already used/.test(reason ?? '');
+      (ctx.state as { protocolError?: string | undefined }).protocolError = reason;
+      log[isReplay ? 'warn' : 'info'](
+        { ...fieldsOf(ctx), error: err.error, reason },
+        isReplay ? 'refresh token replayed' : message,
       );
     });
   }

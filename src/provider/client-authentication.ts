@@ -11,6 +11,12 @@ export interface Credentials {
   readonly secret: string;
 }
 
+/** What is left in the request's state for the engine. */
+export interface CallerState {
+  /** A client whose secret has been verified already, in a spelling that the engine would not read. */
+  verifiedClientId?: string;
+}
+
 type Secrets = Client['ClientSecrets'];
 
 /** Whether `presented` is one of the secrets that have not ended. `now` is in seconds. Pure. */

@@ -5,6 +5,7 @@
  * outlives the sign-out. Without it the grant belongs to the browser's session: authorizations of one client
  * share it, and signing out ends it with every token under it.
  */
+import { randomBytes } from 'node:crypto';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
@@ -28,6 +29,8 @@ export interface ConsentResult {
 interface SessionAuthorization {
   /** The grants that end with the session. */
   sessionGrantIds?: string[];
+  /** The last that was made: should the session end before its document is saved, this one ends with it. */
+  newGrantId?: string;
 }
 
 /** For how many seconds a grant must be there so that no token under it outlives it. */
@@ -106,6 +109,7 @@ export function createGrantLoader(context: Pick<ServerContext, 'now' | 'registry
     // One that is shared lasts for the whole session.
     grant.exp = now() + lifetime + (isOffline ? 0 : registry.configuration.server.SessionLifetime);
     await grant.save();
+    authorization.newGrantId = grant.jti;
     if (!isOffline) {
       authorization.sessionGrantIds = [...(authorization.sessionGrantIds ?? []), grant.jti];
     }
@@ -119,10 +123,15 @@ export function createGrantLoader(context: Pick<ServerContext, 'now' | 'registry
   };
 }
 
-/** Lets the engine's grants hold the claims of the first access token, which refreshed ones repeat. */
+/**
+ * Lets the engine's grants hold the claims of the first access token, which refreshed ones repeat; and gives them
+ * ids of 128 bits, since each JWT carries the id of its grant and has to fit into small credential stores.
+ */
 export function keepTokenClaims({ Grant }: Provider): void {
   const { IN_PAYLOAD } = Grant as unknown as { IN_PAYLOAD: readonly string[] };
   Object.defineProperty(Grant, 'IN_PAYLOAD', { value: [...IN_PAYLOAD, 'tokenClaims'] });
+  const prototype = Grant.prototype as unknown as { generateTokenId(): string };
+  prototype.generateTokenId = () => randomBytes(16).toString('base64url');
 }
 
 /** Puts the claims of the first access token into its grant; none take no room. */

@@ -2,11 +2,13 @@
  * Ways of calling that the specifications allow or that clients in the field have, and that the engine does
  * not take: brought into the form that it reads, before it sees the request.
  */
+import { decodeJwt } from 'jose';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
-import { readForm } from '../http/form.ts';
-import { parseBasic, toBasic, verifySecret } from './client-authentication.ts';
+import { readForm, refuseLargeBody } from '../http/form.ts';
+import { carriedAcrValues } from '../registry/identity-providers.ts';
+import { type CallerState, parseBasic, toBasic, verifySecret } from './client-authentication.ts';
 import { routes } from './provider.ts';
 
 /** Longer queries are cut by browsers and proxies on the way. */
@@ -20,6 +22,14 @@ const unusableCredentials = [
   'client_secret must be provided in the Authorization header',
 ];
 
+/** Where IdentityServer3 had another code, by the engine's reason (its TokenRequestValidator). */
+const legacyErrors: readonly { reason: RegExp; error: string }[] = [
+  { reason: /missing required parameter.*grant_type/, error: 'unsupported_grant_type' },
+  { reason: /missing required parameter.*(username|password)/, error: 'invalid_grant' },
+  { reason: /redirect_uri mismatch|missing required parameter.*redirect_uri/, error: 'unauthorized_client' },
+  { reason: /referenced account not found/, error: 'invalid_request' },
+];
+
 interface OAuthAnswer {
   readonly error?: string;
   readonly error_description?: string;
@@ -29,6 +39,7 @@ interface OAuthAnswer {
 export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 'registry'>): Middleware {
   return async function acceptOldCaller(ctx, next) {
     const path = ctx.path.toLowerCase();
+    refuseLargeBody(ctx);
 
     // OpenID Connect Core section 3.1.2.1 and RP-Initiated Logout section 2 ask for POST too. A cross-site post
     // carries no Lax cookie; the redirect that follows it does.
@@ -44,20 +55,49 @@ export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 
       return;
     }
 
-    // IdentityServer3 read Basic without decoding it (RFC 6749 section 2.3.1 says form-encoded): a raw secret
-    // with % or + in it is encoded for the engine, but only when as it stands it is the right one.
-    if (path === routes.token) {
-      const raw = parseBasic(ctx.get('authorization') || undefined).at(-1);
-      const client = raw && registry.findClient(raw.id);
-      if (raw !== undefined && client !== undefined && /[%+]/.test(raw.secret + raw.id)) {
-        if (verifySecret(client.ClientSecrets, raw.secret, now()))
-          ctx.req.headers.authorization = toBasic(raw);
-      }
-    }
+    if (path === routes.authorization && ctx.method === 'GET') carryPastOpenId(ctx);
+    if (path === routes.token) verifyBasic(ctx);
 
     await next();
     if (path === routes.token) correctTokenError(ctx);
+    if (path === routes.userinfo) correctUserinfoError(ctx);
   };
+
+  /**
+   * IdentityServer3 read Basic as it stands (RFC 6749 section 2.3.1 says form-encoded), and in UTF-8. Credentials
+   * that the engine would not read so, but that are right, reach it in a form that it does.
+   */
+  function verifyBasic(ctx: Context): void {
+    for (const { id, secret } of parseBasic(ctx.get('authorization') || undefined)) {
+      const client = registry.findClient(id);
+      if (client === undefined || !verifySecret(client.ClientSecrets, secret, now())) continue;
+      (ctx.state as CallerState).verifiedClientId = id;
+      ctx.req.headers.authorization = toBasic({ id, secret: 'verified' });
+      return;
+    }
+  }
+
+  /** Without `openid` there is no ID token for a nonce, and the engine takes no `acr_values`, which name the way in. */
+  function carryPastOpenId(ctx: Context): void {
+    const parameters = new URLSearchParams(ctx.querystring);
+    if (parameters.getAll('scope').join(' ').split(' ').includes('openid')) return;
+    const acrValues = parameters.getAll('acr_values');
+    if (!parameters.has('nonce') && acrValues.length === 0) return;
+    parameters.delete('nonce');
+    parameters.delete('acr_values');
+    for (const value of acrValues) parameters.append(carriedAcrValues, value);
+    ctx.querystring = parameters.toString();
+  }
+
+  /** IdentityServer3 told a JWT that has expired from a token that is none. Either way it is good for nothing. */
+  function correctUserinfoError(ctx: Context): void {
+    const { error } = (ctx.body ?? {}) as OAuthAnswer;
+    if (!registry.configuration.server.LegacyErrors || error !== 'invalid_token') return;
+    const [, jwt = ''] = /^bearer +(\S+)$/i.exec(ctx.get('authorization')) ?? [];
+    if (!hasExpired(jwt, now())) return;
+    ctx.body = { error: 'expired_token', error_description: 'the access token has expired' };
+    ctx.set('WWW-Authenticate', 'Bearer error="expired_token"');
+  }
 
   /** Gives the engine's errors of the token endpoint the codes of RFC 6749 section 5.2, or IdentityServer3's. */
   function correctTokenError(ctx: Context): void {
@@ -70,10 +110,22 @@ export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 
       ctx.body = { error: 'invalid_client', error_description: description };
       if (ctx.get('authorization') !== '') ctx.set('WWW-Authenticate', `Basic realm="${PublicUrl}"`);
     }
-    if (LegacyErrors && ctx.status === 401) {
-      // IdentityServer3 answered every error here with 400.
-      ctx.status = 400;
-      ctx.remove('WWW-Authenticate');
-    }
+    if (!LegacyErrors || ctx.status < 400 || ctx.status >= 500) return;
+    // IdentityServer3 answered every error here with 400.
+    ctx.status = 400;
+    ctx.remove('WWW-Authenticate');
+    const { protocolError = description } = ctx.state as { protocolError?: string };
+    const legacy = legacyErrors.find(({ reason }) => reason.test(protocolError));
+    if (legacy !== undefined) ctx.body = { error: legacy.error, error_description: description };
+  }
+}
+
+/** Whether a token says of itself that it has expired; nothing of it is verified. */
+function hasExpired(jwt: string, now: number): boolean {
+  try {
+    const { exp } = decodeJwt(jwt);
+    return exp !== undefined && exp <= now;
+  } catch {
+    return false;
   }
 }

@@ -28,7 +28,13 @@ interface IssuableIdToken {
  */
 export function createPasswordGrant(
   provider: Provider,
-  { accounts, log, now, registry }: Pick<ServerContext, 'accounts' | 'log' | 'now' | 'registry'>,
+  {
+    accounts,
+    log,
+    now,
+    registry,
+    tokens,
+  }: Pick<ServerContext, 'accounts' | 'log' | 'now' | 'registry' | 'tokens'>,
 ): (ctx: PasswordGrantContext) => Promise<void> {
   return async function passwordGrant(ctx) {
     const { oidc } = ctx;
@@ -74,7 +80,7 @@ export function createPasswordGrant(
     );
     oidc.entity('AccessToken', accessToken);
 
-    ctx.body = {
+    const body = {
       access_token: await accessToken.save(),
       expires_in: accessToken.expiration,
       ...(isOffline ? { refresh_token: await issueRefreshToken() } : undefined),
@@ -82,6 +88,11 @@ export function createPasswordGrant(
       scope: accessToken.scope,
       token_type: 'Bearer',
     };
+    if (!(await accounts.isUnchanged(accountId, account.stamp))) {
+      await tokens.revokeGrant(grantId);
+      throw new errors.InvalidGrant('the account was changed while it signed in');
+    }
+    ctx.body = body;
 
     async function verify(name: string, secret: string): Promise<Account> {
       const result = await accounts.verifyCredentials(name, secret);

@@ -21,6 +21,7 @@ import { type Outgoing, toRequest } from '../federation/outgoing.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
 import {
   allowsLocalLogin,
+  carriedAcrValues,
   identityProvidersOf,
   requestedIdentityProvider,
 } from '../registry/identity-providers.ts';
@@ -31,7 +32,7 @@ import {
   layOutToken,
 } from './access-token.ts';
 import { reportEvents } from './audit.ts';
-import { verifySecret } from './client-authentication.ts';
+import { type CallerState, verifySecret } from './client-authentication.ts';
 import {
   admitOldRedirects,
   buildEngineClients,
@@ -112,7 +113,9 @@ export function createProvider(
     secret,
   ) {
     const client = registry.findClient(this.clientId);
-    return client !== undefined && verifySecret(client.ClientSecrets, secret, now());
+    if (client === undefined) return false;
+    const { verifiedClientId } = (currentContext()?.state ?? {}) as CallerState;
+    return verifiedClientId === this.clientId || verifySecret(client.ClientSecrets, secret, now());
   } as typeof engine.Client.prototype.compareClientSecret;
 
   let clients: ReadonlyMap<string, EngineClient> = new Map();
@@ -167,8 +170,6 @@ function toEngineConfiguration(
     allowOmittingSingleRegisteredRedirectUri: false,
     conformIdTokenClaims: true,
     pkce: { required: (_ctx, client) => registrationOf(client).RequirePkce },
-    clientBasedCORS: (_ctx, origin, client) =>
-      registry.findClient(client.clientId)?.AllowedCorsOrigins.includes(origin) ?? false,
     cookies: {
       keys: [...keys.cookieKeys],
       names: isSecure
@@ -184,17 +185,26 @@ function toEngineConfiguration(
     },
 
     async findAccount(ctx, name) {
+      // The ID token says who and how; what else there is to say is at userinfo, as IdentityServer3 had it.
+      // Where no access token is asked for, there is nothing to ask userinfo with.
+      const isIdOnly = (use: string) => use === 'id_token' && ctx.oidc?.params?.response_type !== 'id_token';
+      // Who has just signed in is looked at when everything is written: see endOvertakenSignIns.
+      const { login, stamp } = (ctx.oidc?.result ?? {}) as { login?: { accountId: string }; stamp?: string };
+      if (ctx.oidc?.route === 'resume' && stamp !== undefined && login?.accountId === name) {
+        return {
+          accountId: name,
+          async claims(use) {
+            const account = isIdOnly(use) ? undefined : await accounts.find(name);
+            return { ...(account && toClaims(account)), sub: name };
+          },
+        };
+      }
       const account = await accounts.find(name);
       if (account === undefined || account.disabled) return undefined;
       const { accountId } = account;
       return {
         accountId,
-        // The ID token says who and how; what else there is to say is at userinfo, as IdentityServer3 had it.
-        // Where no access token is asked for, there is nothing to ask userinfo with.
-        claims: (use) =>
-          use === 'id_token' && ctx.oidc?.params?.response_type !== 'id_token'
-            ? { sub: accountId }
-            : { ...toClaims(account), sub: accountId },
+        claims: (use) => ({ ...(isIdOnly(use) ? undefined : toClaims(account)), sub: accountId }),
       };
     },
 
@@ -246,6 +256,9 @@ function toEngineConfiguration(
         },
       },
     },
+
+    // What the engine refuses without openid, carried past it by old-callers.ts.
+    extraParams: [carriedAcrValues],
 
     // Codes and tokens do not depend on the session row; signing out ends the grants of the session instead.
     expiresWithSession: () => false,
@@ -354,7 +367,7 @@ function createPolicy({ registry }: Context) {
       const client = registry.findClient(oidc.client?.clientId ?? '');
       if (client === undefined) return false;
       const { identityProvider, methods } = fromMethods(session.amr, 0);
-      const requested = requestedIdentityProvider(oidc.params?.acr_values);
+      const requested = requestedIdentityProvider(oidc.params);
       if (requested !== undefined && requested !== identityProvider) return true;
       if (client.RequireMfa && !methods.includes('mfa')) return true;
       if (identityProvider === localLogin) return !allowsLocalLogin(client);

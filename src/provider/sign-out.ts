@@ -4,7 +4,8 @@
  * Who comes with an ID token of the signed-in user is signed out at once; anybody else is asked, so that no
  * other site can sign a user out. All of it works without scripts.
  */
-import type { Context as KoaContext } from 'koa';
+import { decodeJwt, type JWTPayload } from 'jose';
+import type { Context as KoaContext, Middleware } from 'koa';
 import { type ErrorOut, errors, type KoaContextWithOIDC, type Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
 import { errorPage, interactionExpiredPage } from '../pages/notices.ts';
@@ -106,6 +107,81 @@ export function completeSignOut(
     ctx.status = 303;
     ctx.redirect(url);
     ctx.body = '';
+  }
+}
+
+/**
+ * Ends a sign-in whose account was changed while it was under way: what ended the account's sessions a moment
+ * earlier did not see this one. Asked when everything has been written.
+ */
+export function endOvertakenSignIns(
+  engine: Provider,
+  { accounts, log, tokens }: Pick<ServerContext, 'accounts' | 'log' | 'tokens'>,
+): void {
+  engine.use(async (koaContext, next) => {
+    await next();
+    const { oidc } = koaContext as unknown as Partial<KoaContextWithOIDC>;
+    const { login, stamp } = (oidc?.result ?? {}) as { login?: { accountId: string }; stamp?: string };
+    if (oidc?.route !== 'resume' || login === undefined || stamp === undefined) return;
+    if (await accounts.isUnchanged(login.accountId, stamp)) return;
+    await tokens.revokeAccount(login.accountId);
+    log.info({ accountId: login.accountId }, 'sign-in ended: the account was changed meanwhile');
+  });
+}
+
+/**
+ * Leaves out of a sign-out what the engine would refuse it for: a hint that is none of ours, a client that is not
+ * there, an address that is not registered. A user who wants to sign out is not sent away for what an application
+ * wrote wrong; IdentityServer3 passed it over too.
+ */
+export function forgiveSignOut({
+  log,
+  registry,
+  verifyIdTokenHint,
+}: Pick<Context, 'log' | 'registry'> & {
+  verifyIdTokenHint: (jwt: string, clientId: string) => Promise<JWTPayload | undefined>;
+}): Middleware {
+  return async function forgive(ctx, next) {
+    if (ctx.method !== 'GET' || ctx.path.toLowerCase() !== '/connect/endsession') return next();
+    const parameters = new URLSearchParams(ctx.querystring);
+    const drop = (name: string) => {
+      parameters.delete(name);
+      log.info({ parameter: name }, 'parameter of a sign-out passed over');
+    };
+    const hint = parameters.get('id_token_hint');
+    const audience = hint === null ? undefined : audienceOf(hint);
+    const known = registry.findClient(audience ?? parameters.get('client_id') ?? '');
+    if (
+      hint !== null &&
+      (known === undefined || (await verifyIdTokenHint(hint, known.ClientId)) === undefined)
+    ) {
+      drop('id_token_hint');
+    }
+    const named = parameters.get('client_id');
+    if (named !== null && (registry.findClient(named) === undefined || (audience ?? named) !== named)) {
+      drop('client_id');
+    }
+    const target = parameters.get('post_logout_redirect_uri');
+    if (target !== null && known !== undefined) {
+      const uris: readonly string[] = known.PostLogoutRedirectUris;
+      const registered = uris.find((uri) => uri.toLowerCase() === target.toLowerCase());
+      // The port of a program on the user's machine is its own affair; the engine knows.
+      const isLeftToEngine = known.ApplicationType === 'Native' && /^http:/i.test(target);
+      if (registered !== undefined) parameters.set('post_logout_redirect_uri', registered);
+      else if (!isLeftToEngine) drop('post_logout_redirect_uri');
+    }
+    ctx.querystring = parameters.toString();
+    await next();
+  };
+}
+
+/** For whom a token says that it is, before anything of it has been verified. */
+function audienceOf(jwt: string): string | undefined {
+  try {
+    const { aud } = decodeJwt(jwt);
+    return typeof aud === 'string' ? aud : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -7,6 +7,7 @@ import type { Context } from 'koa';
 import { errors } from 'oidc-provider';
 import type { Client, Resource } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
+import { setCorsClient } from '../http/cors.ts';
 import { readForm } from '../http/form.ts';
 import { isPublic } from '../registry/client-metadata.ts';
 import type { StoredToken } from '../store/tokens.ts';
@@ -39,8 +40,6 @@ export interface TokenStatusHandlers {
   validateAccessToken(ctx: Context): Promise<void>;
   /** IdentityServer3's `connect/identityTokenValidation`: the claims of a good ID token of `client_id`, or 400. */
   validateIdentityToken(ctx: Context): Promise<void>;
-  /** Answers a browser that asks whether its script may call revocation (CORS preflight). */
-  allowRevocation(ctx: Context): void;
 }
 
 /** Makes the handlers of the two endpoints. */
@@ -76,17 +75,20 @@ export function createTokenStatus(
       const form = await readForm(ctx);
       const caller = authenticate(ctx, form);
       if (caller.kind === 'resource') throw refuse(ctx, caller.resource.Name);
-      const origin = ctx.get('origin');
-      if (caller.client.AllowedCorsOrigins.includes(origin)) ctx.set('Access-Control-Allow-Origin', origin);
-      ctx.vary('Origin');
+      setCorsClient(ctx, caller.client);
       const value = requireToken(form);
-      await end(value, caller.client);
+      const { LegacyErrors } = registry.configuration.server;
+      const hint = form.token_type_hint ?? 'access_token';
+      if (LegacyErrors && hint !== 'access_token' && hint !== 'refresh_token') {
+        throw new errors.CustomOIDCProviderError('unsupported_token_type', 'unknown token_type_hint');
+      }
+      const hasEnded = await end(value, caller.client);
       // Unknown, foreign and already ended tokens are answered alike (RFC 7009 section 2.2).
       ctx.status = 200;
       ctx.body = '';
       // There is nothing that has a type; oidc-client-ts refuses one that is not JSON.
       ctx.remove('Content-Type');
-      log.info(callerFields(caller), 'token revoked');
+      if (hasEnded) log.info(callerFields(caller), 'token revoked');
     },
 
     async validateAccessToken(ctx) {
@@ -105,21 +107,6 @@ export function createTokenStatus(
         token === undefined || client === undefined ? undefined : await verifyIdToken(token, client.ClientId);
       if (claims === undefined) return refuseValidation(ctx);
       ctx.body = Object.fromEntries(Object.entries(claims).map(([name, claim]) => [name, toScalar(claim)]));
-    },
-
-    allowRevocation(ctx) {
-      const origin = ctx.get('origin');
-      const clients = [...registry.configuration.clients.values()];
-      ctx.status = 204;
-      ctx.vary('Origin');
-      if (!clients.some(({ Enabled, AllowedCorsOrigins }) => Enabled && AllowedCorsOrigins.includes(origin)))
-        return;
-      ctx.set({
-        'Access-Control-Allow-Origin': origin,
-        'Access-Control-Allow-Methods': 'POST',
-        'Access-Control-Allow-Headers': 'Authorization, Content-Type',
-        'Access-Control-Max-Age': '3600',
-      });
     },
   };
 
@@ -156,8 +143,14 @@ export function createTokenStatus(
 
   function refuse(ctx: Context, id: string | undefined): Error {
     log.info({ clientId: id?.slice(0, 100), path: ctx.path }, 'caller refused');
-    ctx.set('WWW-Authenticate', `Basic realm="${registry.configuration.server.PublicUrl}"`);
-    return new errors.InvalidClientAuth('unknown caller or wrong secret');
+    const { LegacyErrors, PublicUrl } = registry.configuration.server;
+    const error = new errors.InvalidClientAuth('unknown caller or wrong secret');
+    // IdentityServer3 answered 401 at introspection alone.
+    if (LegacyErrors && !ctx.path.toLowerCase().endsWith('/introspect')) {
+      return Object.assign(error, { status: 400, statusCode: 400 });
+    }
+    ctx.set('WWW-Authenticate', `Basic realm="${PublicUrl}"`);
+    return error;
   }
 
   async function findLive(value: string): Promise<LiveToken | undefined> {
@@ -278,27 +271,29 @@ export function createTokenStatus(
     const claims = toTokenClaims(resource.TokenLayout, facts);
     return {
       ...Object.fromEntries(Object.entries(claims).map(([name, claim]) => [name, toScalar(claim)])),
-      scope: (resource.AllowUnrestrictedIntrospection ? facts.scopes : shared).join(' '),
+      scope: toScalar(resource.AllowUnrestrictedIntrospection ? facts.scopes : shared),
       active: true,
     };
   }
 
-  async function end(value: string, client: Client): Promise<void> {
+  /** Ends a token of the client's; false where there is none such. */
+  async function end(value: string, client: Client): Promise<boolean> {
     if (value.includes('.')) {
       const verified = await verifyAccessToken(value);
-      if (verified === undefined || verified.claims.client_id !== client.ClientId) return;
+      if (verified === undefined || verified.claims.client_id !== client.ClientId) return false;
       await tokens.revokeJwt(value, { clientId: client.ClientId, expiresAt: verified.claims.exp });
-      return;
+      return true;
     }
     const { token } = await tokens.findWithGrant(value);
-    if (token === undefined || token.clientId !== client.ClientId) return;
+    if (token === undefined || token.clientId !== client.ClientId) return false;
     if (token.model === 'RefreshToken') {
       const { grantId } = JSON.parse(token.payload) as { grantId: string };
       await tokens.revokeGrant(grantId);
-    } else if (token.model === 'AccessToken' || token.model === 'ClientCredentials') {
-      // The refresh token beside it stays good.
-      await tokens.destroy(token.model, value);
+      return true;
     }
+    if (token.model !== 'AccessToken' && token.model !== 'ClientCredentials') return false;
+    // The refresh token beside it stays good.
+    return tokens.destroy(token.model, value);
   }
 }
 

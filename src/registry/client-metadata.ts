@@ -71,7 +71,7 @@ export function toClientMetadata(client: Client): AllClientMetadata & { client_i
       ...grantTypes[client.Flow],
       ...(mayRefresh ? ['refresh_token'] : []),
       // Without a secret anyone could be the client.
-      ...(client.AllowClientCredentialsOnly && isInteractive(client) && !isPublic(client)
+      ...(client.AllowClientCredentialsOnly && client.Flow !== 'ClientCredentials' && !isPublic(client)
         ? ['client_credentials']
         : []),
     ],

@@ -23,11 +23,17 @@ export function allowsLocalLogin({
   return EnableLocalLogin && !RequireMfa;
 }
 
+/** Where `acr_values` are kept in a request without `openid`: the engine takes them with it alone. */
+export const carriedAcrValues = 'postern_acr_values';
+
 /**
  * The identity provider that a request asks for by `acr_values=idp:<name>`, as IdentityServer has it; `local` for
  * our own sign-in, which IdentityServer3 calls `idsrv`.
  */
-export function requestedIdentityProvider(acrValues: unknown): string | undefined {
+export function requestedIdentityProvider(
+  parameters: Readonly<Record<string, unknown>> = {},
+): string | undefined {
+  const acrValues = parameters.acr_values ?? parameters[carriedAcrValues];
   if (typeof acrValues !== 'string') return undefined;
   const wanted = acrValues.split(' ').find((value) => value.startsWith('idp:'));
   const name = wanted?.slice('idp:'.length);

@@ -36,9 +36,10 @@ function modelAdapter(model: string, { tokens, now, refreshGraceSeconds }: Token
       }
       if (await tokens.insert(row)) return;
       if (model === 'RefreshToken') {
-        // A repeat within the grace derived the same successor. One that has been used since is not handed out again.
+        // A repeat within the grace derived the same successor. Whoever has used that one since may still be one of
+        // the same client's tabs, as long as it is in a grace of its own.
         const successor = await tokens.find(model, id);
-        if (successor === undefined || successor.consumedAt !== null) {
+        if (successor === undefined || (successor.consumedAt !== null && !isInGrace(successor))) {
           throw new errors.InvalidGrant('refresh token already used, and so is its successor');
         }
         return;
@@ -99,6 +100,13 @@ function sessionAdapter({ tokens, now }: TokenAdapterOptions): Adapter {
   const versionOf = (id: string) =>
     Provider.ctx === undefined ? undefined : seen.get(Provider.ctx)?.get(id);
 
+  async function endGrants({ authorizations = {} }: AdapterPayload): Promise<void> {
+    for (const { newGrantId, sessionGrantIds = [] } of Object.values(authorizations as SessionEntries)) {
+      const grantIds = newGrantId === undefined ? sessionGrantIds : [...sessionGrantIds, newGrantId];
+      for (const grantId of grantIds) await tokens.revokeGrant(grantId);
+    }
+  }
+
   return {
     async upsert(id, payload, expiresIn) {
       const expiresAt = now() + (expiresIn ?? 0);
@@ -117,8 +125,11 @@ function sessionAdapter({ tokens, now }: TokenAdapterOptions): Adapter {
           return;
         }
         const current = await tokens.find('Session', id);
-        // Signed out meanwhile: a session that was ended is not brought back.
-        if (current === undefined) return;
+        // Ended meanwhile: it is not brought back, and what this request got under it ends too.
+        if (current === undefined) {
+          await endGrants(payload);
+          return;
+        }
         const theirs = JSON.parse(current.payload) as AdapterPayload;
         merged = { ...payload, authorizations: mergeAuthorizations(theirs, payload) };
         version = current.version;
@@ -157,11 +168,13 @@ function sessionAdapter({ tokens, now }: TokenAdapterOptions): Adapter {
   };
 }
 
+/** What a session document holds for each client; grants.ts writes it. */
+type SessionEntries = Record<string, { newGrantId?: string; sessionGrantIds?: readonly string[] }>;
+
 /** The clients of two versions of a session. Of one client in both, no grant that ends with the session is lost. */
 function mergeAuthorizations(theirs: AdapterPayload, ours: AdapterPayload): Record<string, object> {
-  type Entries = Record<string, { sessionGrantIds?: readonly string[] }>;
-  const merged: Entries = { ...(theirs.authorizations as Entries | undefined) };
-  for (const [clientId, entry] of Object.entries((ours.authorizations ?? {}) as Entries)) {
+  const merged: SessionEntries = { ...(theirs.authorizations as SessionEntries | undefined) };
+  for (const [clientId, entry] of Object.entries((ours.authorizations ?? {}) as SessionEntries)) {
     const grantIds = [...(merged[clientId]?.sessionGrantIds ?? []), ...(entry.sessionGrantIds ?? [])];
     merged[clientId] = { ...merged[clientId], ...entry, sessionGrantIds: [...new Set(grantIds)] };
   }

@@ -58,6 +58,7 @@ test('an account is found by its name in any case, and keeps its stored spelling
         roles: ['Admin'],
         disabled: false,
         mustChangePassword: false,
+        stamp: account?.stamp,
       },
       typed,
     );
@@ -417,7 +418,9 @@ test('seeding fills an empty table, once: who is removed later stays removed', a
     (await accounts.list()).map(({ name }) => name),
     ['dora'],
   );
-  assert.deepEqual(await accounts.find('dora'), {
+  const dora = await accounts.find('dora');
+  assert.deepEqual(dora, {
+    stamp: dora?.stamp,
     accountId: 'dora',
     name: 'dora',
     displayName: 'Dora',
@@ -505,4 +508,20 @@ test('the migration of the accounts can be undone', async (t) => {
   assert.equal(await db.knex.schema.hasTable('OidcUser'), false);
   await up(db.knex);
   assert.equal(await db.knex.schema.hasTable('OidcUser'), true);
+});
+
+test('the stamp of an account changes with its password and with being disabled, and tells nothing', async (t) => {
+  const { accounts } = await openAccounts(t);
+  const { stamp } = await accounts.add({ name: 'Alice', password });
+  assert.equal(await accounts.isUnchanged('alice', stamp), true);
+  const changed = await accounts.setPassword('Alice', 'Another-pass-1');
+  assert.deepEqual([await accounts.isUnchanged('alice', stamp), changed.stamp === stamp], [false, false]);
+  assert.equal(await accounts.isUnchanged('alice', changed.stamp), true);
+  await accounts.setDisabled('alice', true);
+  assert.equal(await accounts.isUnchanged('alice', changed.stamp), false);
+  await accounts.setDisabled('alice', false);
+  assert.equal(await accounts.isUnchanged('alice', changed.stamp), true);
+  await accounts.remove('alice');
+  assert.equal(await accounts.isUnchanged('alice', changed.stamp), false);
+  assert.equal(await accounts.isUnchanged('nobody', stamp), false);
 });

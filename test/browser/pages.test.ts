@@ -44,6 +44,16 @@ const pages: Readonly<Record<string, (place: Place) => Promise<unknown>>> = {
     await page.goto(`${server.issuer}/login/${'x'.repeat(21)}?client_id=mvc`);
   },
 
+  'login with providers': openLoginWithProviders,
+
+  'choice of providers': openChoiceOfProviders,
+
+  async 'provider that is not available'({ page, server, site }) {
+    await openChoiceOfProviders({ page, server, site });
+    await page.getByRole('button', { name: 'Continue with Company One' }).click();
+    await page.getByRole('heading', { name: 'Company One is not available' }).waitFor();
+  },
+
   async 'no provider'({ page, server, site }) {
     const challenge = { code_challenge: 'x'.repeat(43), code_challenge_method: 'S256' };
     await page.goto(authorizationUrl(server, site, { client_id: 'spa', ...challenge }));
@@ -63,6 +73,28 @@ const pages: Readonly<Record<string, (place: Place) => Promise<unknown>>> = {
     await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
   },
 };
+
+async function openLoginWithProviders({ page, server, site }: Place): Promise<void> {
+  for (const name of ['One', 'Two']) {
+    server.write(`providers/${name}.json`, {
+      Type: 'WsFed',
+      Caption: `Company ${name}`,
+      MetadataAddress: 'http://localhost:9/metadata',
+    });
+  }
+  server.write('clients/mvc.json', { IdentityProviderRestrictions: [] });
+  await server.reload();
+  await page.goto(authorizationUrl(server, site));
+  await page.getByRole('button', { name: 'Continue with Company One' }).waitFor();
+}
+
+async function openChoiceOfProviders({ page, server, site }: Place): Promise<void> {
+  await openLoginWithProviders({ page, server, site });
+  server.write('clients/mvc.json', { EnableLocalLogin: false });
+  await server.reload();
+  await page.goto(authorizationUrl(server, site));
+  await page.getByRole('heading', { name: 'How do you want to sign in?' }).waitFor();
+}
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core'), 'utf8');
 

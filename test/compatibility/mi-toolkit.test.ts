@@ -10,7 +10,7 @@ import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type TestContext, test } from 'node:test';
-import { createLocalJWKSet, decodeProtectedHeader, type JSONWebKeySet, jwtVerify } from 'jose';
+import { createLocalJWKSet, decodeJwt, decodeProtectedHeader, type JSONWebKeySet, jwtVerify } from 'jose';
 import { createBrowser, type Page } from '../support/browser.ts';
 import { findFreePort, startTestServer, type TestServerOptions } from '../support/start-server.ts';
 
@@ -231,14 +231,18 @@ test('every refresh has a refresh token, and ReUse keeps the handle for the cred
 });
 
 test('codes and refresh tokens fit into 128 characters, the access token into 1,200 with twenty roles', async (t) => {
-  const roles = Array.from({ length: 20 }, (_, index) => `Granta-MI-Database-Role-${index}`);
-  const issuer = await start(t, { accounts: [{ Name: 'alice', Password: 'Pass-word-1', Roles: roles }] });
+  const roles = Array.from({ length: 20 }, (_, index) => `MI-role-${index + 10}`);
+  const issuer = await start(t, {
+    accounts: [{ Name: 'alice', Password: 'Pass-word-1', Roles: roles }],
+    resources: { mi: { Scopes: [{ Name: 'mi', Claims: ['role'] }] } },
+  });
   const toolkit = createToolkit(issuer);
   const code = toolkit.codeOf(await toolkit.signIn());
   const { body } = await toolkit.redeem(code);
 
   assert.ok(code.length > 0 && code.length <= 128, `${code.length}`);
   assert.ok((body.refresh_token ?? '').length <= 128, `${body.refresh_token?.length}`);
+  assert.deepEqual(decodeJwt(body.access_token).role, roles);
   assert.ok(body.access_token.length <= 1200, `${body.access_token.length}`);
 });
 

@@ -74,7 +74,7 @@ test('what is wrong with a request of a known client goes back to it, and nothin
     [{ ...good, request: 'a.b.c' }, 'request_not_supported'],
     [{ ...good, request_uri: 'https://x' }, 'request_uri_not_supported'],
     [{ ...good, resource: 'urn:postern:resource:mi' }, 'invalid_target'],
-    [{ ...good, scope: 'profile', nonce: 'n' }, 'invalid_request'],
+    [{ ...good, scope: 'profile', max_age: '9' }, 'invalid_request'],
   ];
   for (const [query, error] of cases) {
     const page = await createBrowser().request(authorizeUrl(server, query));

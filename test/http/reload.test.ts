@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -88,4 +88,21 @@ test('a new scope is in the discovery document after a reload', async (t) => {
     await fetch(`${server.issuer}/.well-known/openid-configuration`)
   ).json()) as { scopes_supported: string[] };
   assert.ok(scopes.includes('reports'));
+});
+
+test('the last client that is removed is gone, while a folder that is gone altogether changes nothing', async (t) => {
+  const server = await startTestServer(t);
+  const clients = join(server.configDirectory, 'clients');
+  for (const file of readdirSync(clients)) if (file !== 'batch.json') rmSync(join(clients, file));
+  await server.reload();
+  assert.equal((await call(server)).status, 200);
+
+  renameSync(clients, `${clients}-away`);
+  assert.equal(await server.reload(), false);
+  assert.equal((await call(server)).status, 200, 'as while a folder is exchanged');
+  renameSync(`${clients}-away`, clients);
+
+  rmSync(join(clients, 'batch.json'));
+  assert.equal(await server.reload(), true);
+  assert.equal((await call(server)).status, 401);
 });

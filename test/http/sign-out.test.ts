@@ -66,21 +66,21 @@ test('an expired ID token is still a good hint', async (t) => {
 
 test('an address that is not registered is not gone to', async (t) => {
   const { issuer } = await startTestServer(t);
-  const browser = createBrowser();
-  const { body } = await signInAndRedeem({ issuer, ...mvc, browser });
   for (const target of [
     'https://evil.example/',
     'http://localhost:5090/other',
     '//evil.example',
     'javascript:alert(1)',
   ]) {
+    const browser = createBrowser();
+    const { body } = await signInAndRedeem({ issuer, ...mvc, browser });
     const page = await browser.open(
       `${issuer}/connect/endsession?${new URLSearchParams({ id_token_hint: body.id_token, post_logout_redirect_uri: target })}`,
     );
     assert.equal(page.location, undefined, target);
-    assert.ok(page.status === 400, `${page.status} ${target}`);
+    assert.equal(page.url.origin, new URL(issuer).origin, target);
+    assert.match(page.body, /You are signed out/);
   }
-  assert.ok((await authorize({ issuer, ...mvc, browser })).page.location, 'still signed in');
 });
 
 test('POST is served like GET', async (t) => {

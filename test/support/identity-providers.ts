@@ -52,6 +52,7 @@ interface Answer {
 export async function startWsFedProvider(
   t: TestContext,
   answer: AssertionOptions = {},
+  { host = 'localhost', script = '' }: { host?: string; script?: string } = {},
 ): Promise<WsFedStandIn> {
   const { url, stop } = await listen(t, (_request, address) => {
     if (address.pathname === '/metadata') {
@@ -67,11 +68,11 @@ export async function startWsFedProvider(
       `<input type="hidden" name="${name}" value="${escapeXml(value)}">`;
     return {
       headers: { 'content-type': 'text/html; charset=utf-8' },
-      body: `<!doctype html><title>Signed in</title><form method="post" action="${escapeXml(wreply)}">${field('wa', 'wsignin1.0')}${field('wresult', wresult)}${field('wctx', parameters.get('wctx') ?? '')}<button>Continue</button></form>`,
+      body: `<!doctype html><title>Signed in</title><form method="post" action="${escapeXml(wreply)}">${field('wa', 'wsignin1.0')}${field('wresult', wresult)}${field('wctx', parameters.get('wctx') ?? '')}<button>Continue</button></form>${script}`,
     };
   });
   const standIn: WsFedStandIn = {
-    url,
+    url: url.replace('localhost', host),
     metadataAddress: `${url}/metadata`,
     issuer: `${url}/issuer`,
     answer,
