@@ -1,16 +1,19 @@
 /** Signing in elsewhere: out to an identity provider and back, in both protocols. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { identity } from '../support/assertions.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
 import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
-import { startTestServer } from '../support/start-server.ts';
+import { findFreePort, startTestServer } from '../support/start-server.ts';
 
 const windowsName = 'http://schemas.microsoft.com/ws/2008/06/identity/claims/windowsaccountname';
 
-const script = {
+const spa = {
   clientId: 'spa',
   redirectUri: 'http://localhost:5091/callback',
   scope: 'openid profile intelligence_web_api',
@@ -50,7 +53,7 @@ test('a client without local sign-in sends its users to its one WS-Federation pr
   const standIn = await startWsFedProvider(t, { claims: { [windowsName]: 'example\\CAROL' } });
   const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
 
-  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const attempt = await authorize({ issuer: server.issuer, ...spa });
   assert.equal(attempt.page.location?.origin, standIn.url, 'no page of ours in between');
   const request = standIn.requests;
   const back = await throughProvider(attempt.browser, attempt.page);
@@ -78,7 +81,7 @@ test('a client signs its users in at an OpenID provider, by code with PKCE and b
         mvc: { IdentityProviderRestrictions: [] },
       },
     });
-    const attempt = await authorize({ issuer: server.issuer, ...script });
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
     const back = await throughProvider(attempt.browser, attempt.page);
     const { body } = await attempt.redeem(back);
     assert.deepEqual(
@@ -107,14 +110,14 @@ test('the login page offers the providers beneath its form, and one leads out an
   // The session serves the next request, of this client and of one that allows the same provider.
   const again = await authorize({ issuer: server.issuer, ...mvc, browser: attempt.browser });
   assert.ok(again.page.location?.searchParams.get('code'));
-  const other = await authorize({ issuer: server.issuer, ...script, browser: attempt.browser });
+  const other = await authorize({ issuer: server.issuer, ...spa, browser: attempt.browser });
   assert.ok(other.page.location?.searchParams.get('code'));
 });
 
 test('an answer finishes nothing in another browser than the one that set out', async (t) => {
   const standIn = await startWsFedProvider(t, { claims: { [`${identity}/upn`]: 'alice' } });
   const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
-  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const attempt = await authorize({ issuer: server.issuer, ...spa });
   const victim = createBrowser();
   const there = await attempt.browser.open(attempt.page.location ?? '');
   const landed = await victim.submit(there, {});
@@ -137,10 +140,10 @@ test('an assertion is good once, and an attempt takes one answer', async (t) => 
     return sent;
   };
   const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
-  const first = await authorize({ issuer: server.issuer, ...script });
+  const first = await authorize({ issuer: server.issuer, ...spa });
   assert.ok((await throughProvider(first.browser, first.page)).location?.searchParams.get('code'));
 
-  const second = await authorize({ issuer: server.issuer, ...script });
+  const second = await authorize({ issuer: server.issuer, ...spa });
   const replayed = await throughProvider(second.browser, second.page);
   assert.match(replayed.body, /The answer of Company cannot be used/);
   assert.ok(server.logged.some(({ hint }) => hint === 'replayed: the assertion has been used before'));
@@ -163,7 +166,7 @@ test('an identity without an account ends on a page that says so, and goes back 
     claims: { [`${identity}/upn`]: 'nobody@example.com' },
   });
   const server = await startTestServer(t, { providers: { IntelligenceWsFed: wsFed(standIn) } });
-  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const attempt = await authorize({ issuer: server.issuer, ...spa });
   const page = await throughProvider(attempt.browser, attempt.page);
   assert.equal(page.status, 403);
   assert.match(page.body, /There is no account for you here/);
@@ -190,7 +193,7 @@ test('ProvisionAccounts makes the account at the first sign-in, and the link hol
     clients: { spa: { IdentityProviderRestrictions: [] }, mvc: { IdentityProviderRestrictions: [] } },
   });
   const signIn = async () => {
-    const attempt = await authorize({ issuer: server.issuer, ...script });
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
     const back = await throughProvider(attempt.browser, attempt.page);
     return decodeJwt((await attempt.redeem(back)).body.access_token).sub;
   };
@@ -204,6 +207,31 @@ test('ProvisionAccounts makes the account at the first sign-in, and the link hol
   assert.equal(await signIn(), 'alice');
   await server.context.accounts.remove('dora');
   standIn.claims = { sub: 'u-7', preferred_username: 'dora' };
-  const attempt = await authorize({ issuer: server.issuer, ...script });
+  const attempt = await authorize({ issuer: server.issuer, ...spa });
   assert.equal((await throughProvider(attempt.browser, attempt.page)).status, 403);
 });
+
+for (const version of ['1.1', '2.0']) {
+  test(`an identity provider of another maker, a program of its own, signs a user in with SAML ${version}`, async (t) => {
+    const port = await findFreePort();
+    const script = join(import.meta.dirname, '../support/wsfed-process.ts');
+    const program = spawn(process.execPath, [script, String(port), version, 'alice'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    t.after(() => program.kill());
+    await Promise.race([once(program.stdout, 'data'), once(program, 'exit')]);
+    assert.equal(program.exitCode, null, 'it runs');
+    const server = await startTestServer(t, {
+      providers: {
+        IntelligenceWsFed: {
+          Enabled: true,
+          MetadataAddress: `http://localhost:${port}/FederationMetadata/2007-06/FederationMetadata.xml`,
+        },
+      },
+    });
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
+    const back = await throughProvider(attempt.browser, attempt.page);
+    const { body } = await attempt.redeem(back);
+    assert.equal(decodeJwt(body.access_token).sub, 'alice', server.logText().slice(-500));
+  });
+}

@@ -5,13 +5,14 @@ import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { createRemoteJWKSet, jwtVerify } from 'jose';
 import { identity } from '../support/assertions.ts';
+import { createBrowser, type Page } from '../support/browser.ts';
 import {
   type OpenIdStandIn,
   startOpenIdProvider,
   startWsFedProvider,
 } from '../support/identity-providers.ts';
 import { authorize, mvc, post } from '../support/sign-in.ts';
-import { startTestServer, type TestServer } from '../support/start-server.ts';
+import { findFreePort, startTestServer, type TestServer } from '../support/start-server.ts';
 
 const scope = 'openid profile intelligence_web_api';
 const webApi = {
@@ -205,6 +206,64 @@ test('a logout token of the provider ends the sessions here, by sid or by sub, a
   const bySub = await standIn.signLogoutToken({ ...base, jti: 'i', sub: 'u-1' });
   assert.equal((await send(bySub)).status, 200);
   assert.equal(await second.isActive(), false);
+});
+
+test('wsignoutcleanup1.0 in a frame of the provider ends the session by a cookie of its own, and says nothing else', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims: { [`${identity}/upn`]: 'alice' } });
+  const port = await findFreePort();
+  const server = await startTestServer(t, {
+    // As behind a proxy that speaks https: a cookie for frames of others must be Secure.
+    server: { PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`, Listener: { Port: port } },
+    providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
+  });
+  const plain = (url: URL | string) => String(url).replace('https:', 'http:');
+  const browser = createBrowser();
+  const open = async (url: URL | string): Promise<Page> => {
+    let page = await browser.request(plain(url));
+    while (page.location?.port === String(port)) page = await browser.request(plain(page.location));
+    return page;
+  };
+  const query = {
+    client_id: 'spa',
+    redirect_uri: 'http://localhost:5091/callback',
+    response_type: 'code',
+    scope: 'openid',
+    code_challenge: 'x'.repeat(43),
+    code_challenge_method: 'S256',
+  };
+  const authorizeUrl = `${server.issuer}/connect/authorize?${new URLSearchParams(query)}`;
+  const there = await browser.request((await open(authorizeUrl)).location ?? '');
+  const [, wresult = ''] = /name="wresult" value="([^"]*)"/.exec(there.body) ?? [];
+  const answer = await browser.request(plain(`${server.issuer}/callback/wsfed/IntelligenceWsFed`), {
+    method: 'POST',
+    body: new URLSearchParams({
+      wa: 'wsignin1.0',
+      wctx: standIn.requests[0]?.get('wctx') ?? '',
+      wresult: wresult
+        .replaceAll('&quot;', '"')
+        .replaceAll('&lt;', '<')
+        .replaceAll('&gt;', '>')
+        .replaceAll('&amp;', '&'),
+    }),
+  });
+  let page = answer;
+  const setCookies: string[] = [];
+  while (page.location?.port === String(port)) {
+    page = await browser.request(plain(page.location));
+    setCookies.push(...page.headers.getSetCookie());
+  }
+  assert.ok(page.location?.searchParams.has('code'));
+  const handle = setCookies.find((line) => line.startsWith('__Secure-postern.signout='));
+  assert.match(handle ?? '', /; path=\/; .*secure; httponly/i);
+  assert.match(handle ?? '', /samesite=none/i);
+  assert.ok((await open(authorizeUrl)).location?.searchParams.has('code'), 'the session is there');
+
+  const cleanup = `${server.issuer}/callback/wsfed/IntelligenceWsFed?wa=wsignoutcleanup1.0`;
+  assert.equal((await fetch(plain(cleanup))).status, 200, 'a stranger is answered alike');
+  assert.ok((await open(authorizeUrl)).location?.searchParams.has('code'), 'and ends nothing');
+  const framed = await browser.request(plain(cleanup));
+  assert.deepEqual([framed.status, framed.headers.get('x-frame-options')], [200, null]);
+  assert.equal((await open(authorizeUrl)).location?.origin, standIn.url, 'the session is gone');
 });
 
 test('RequireSignOutPrompt asks even who comes with an ID token', async (t) => {

@@ -103,7 +103,7 @@ export type Browser = ReturnType<typeof createBrowser>;
 function decodeEntities(text: string): string {
   return text
     .replaceAll('&quot;', '"')
-    .replaceAll('&#39;', "'")
+    .replace(/&#(\d+);/g, (_, code: string) => String.fromCodePoint(Number(code)))
     .replaceAll('&lt;', '<')
     .replaceAll('&gt;', '>')
     .replaceAll('&amp;', '&');
