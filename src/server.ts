@@ -94,7 +94,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const registry = createRegistry(configuration);
   const assets = createAssets(configuration);
   const outgoing = starting.use(
-    createOutgoing({ proxy: settings.OutgoingProxy, allowedHosts: settings.OutgoingAllowedHosts }),
+    createOutgoing({ log, proxy: settings.OutgoingProxy, allowedHosts: settings.OutgoingAllowedHosts }),
   );
   const context: ServerContext = {
     log,
@@ -104,6 +104,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     accounts,
     externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
     identityProviders: createIdentityProviders({
+      log,
       outgoing,
       openIdConnect: createOpenIdConnect({ outgoing, log, now }),
       now,

@@ -40,10 +40,12 @@ async function checkIdentityProviders({ providers, server }: Configuration, io: 
   const now = () => Math.floor(Date.now() / 1000);
   const log = createLogger({ level: 'silent', format: 'json' });
   await using outgoing = createOutgoing({
+    log,
     proxy: server.OutgoingProxy,
     allowedHosts: server.OutgoingAllowedHosts,
   });
   const identityProviders = createIdentityProviders({
+    log,
     outgoing,
     openIdConnect: createOpenIdConnect({ outgoing, log, now }),
     now,

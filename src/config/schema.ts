@@ -714,10 +714,10 @@ const OidcProvider = z.strictObject({
   }),
   ClientId: text().meta({ description: 'Our client id at the provider.' }),
   ClientSecret: SecretReference.optional().meta({ description: 'Where our secret at the provider is.' }),
-  ClientAuthentication: z
-    .enum(['client_secret_basic', 'client_secret_post'])
-    .default('client_secret_basic')
-    .meta({ description: 'How the secret is sent to the token endpoint.' }),
+  ClientAuthentication: z.enum(['client_secret_basic', 'client_secret_post']).optional().meta({
+    description:
+      'How the secret is sent to the token endpoint. Without it: the first of these that the provider says it supports.',
+  }),
   Scope: list(ScopeName).default(['openid', 'profile']).meta({ description: 'The scopes that we ask for.' }),
   ResponseType: z.enum(['code', 'code id_token', 'id_token']).default('code').meta({
     description: 'What the provider answers with.',
@@ -726,7 +726,7 @@ const OidcProvider = z.strictObject({
     description: 'How the answer comes. Without it: query for code, form_post for the others.',
   }),
   UsePkce: boolean().default(true).meta({ description: 'Whether codes are protected by PKCE.' }),
-  GetClaimsFromUserInfoEndpoint: boolean().default(false).meta({
+  GetClaimsFromUserInfo: boolean().default(false).meta({
     description: 'Whether claims are read from the userinfo endpoint as well as from the ID token.',
   }),
   UserNameClaims: list(text())

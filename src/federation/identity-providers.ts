@@ -5,11 +5,13 @@
 import { CompactEncrypt, compactDecrypt } from 'jose';
 import type { OidcProvider, Provider, WsFedProvider } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
-import { createMetadataCache } from './metadata-cache.ts';
+import type { Logger } from '../log.ts';
+import { createDocumentCache } from './document-cache.ts';
 import type { OpenIdConnect } from './openid-connect.ts';
+import { SignInRefusedError } from './openid-failures.ts';
 import type { Outgoing } from './outgoing.ts';
-import { UnknownKeyError, type VerifiedAssertion, verifySignInResponse } from './saml.ts';
-import { signInUrl, signOutUrl, withShortNames } from './ws-federation.ts';
+import { InvalidAssertionError, type VerifiedAssertion, verifySignInResponse } from './saml.ts';
+import { claimTypes, signInUrl, signOutUrl, withShortNames } from './ws-federation.ts';
 import { type FederationMetadata, parseFederationMetadata } from './ws-metadata.ts';
 
 /** What an identity provider vouches for, verified. */
@@ -97,7 +99,11 @@ export interface IdentityProviders {
   inspect(provider: Provider): Promise<readonly string[]>;
 }
 
+/** Metadata, and when it was fetched. */
+type KnownMetadata = FederationMetadata & { readonly fetchedAt: number };
+
 export interface IdentityProvidersOptions {
+  log: Logger;
   outgoing: Outgoing;
   openIdConnect: OpenIdConnect;
   /** Seconds since the epoch. */
@@ -112,95 +118,89 @@ const leastRefetchSeconds = 60;
 
 /** Makes the one face. */
 export function createIdentityProviders(options: IdentityProvidersOptions): IdentityProviders {
-  const { outgoing, openIdConnect, now, publicUrl, key } = options;
+  const { log, outgoing, openIdConnect, now, publicUrl, key } = options;
 
-  const metadata = createMetadataCache<FederationMetadata>({
+  const documents = createDocumentCache<KnownMetadata>({
     now,
     freshSeconds: 86_400,
-    async load(address) {
-      const response = await outgoing.fetch(address, {
-        trustedHosts: [new URL(address).host],
-        maxBytes: 2 * 1024 * 1024,
-        headers: { accept: 'application/samlmetadata+xml, application/xml, text/xml, */*' },
-      });
-      if (!response.ok) {
-        throw new ServerError(
-          'ERR_IDENTITY_PROVIDER_UNAVAILABLE',
-          'the identity provider cannot be reached',
-          {
-            status: 503,
-            hint: `its metadata address ${address} answered ${response.status}`,
-          },
-        );
-      }
-      return parseFederationMetadata(await response.text());
-    },
+    staleSeconds: 7 * 86_400,
+    onRefreshFailed: (address, err) => log.warn({ address, err }, 'federation metadata not refreshed'),
   });
+  const fetchMetadata = (address: string) => async (): Promise<KnownMetadata> => {
+    const text = await outgoing.getText(address, {
+      trustedHosts: [new URL(address).hostname],
+      headers: { accept: 'application/samlmetadata+xml, application/xml, text/xml, */*' },
+    });
+    return { ...parseFederationMetadata(text), fetchedAt: now() };
+  };
+  const metadataOf = ({ MetadataAddress }: WsFedProvider) =>
+    documents.get(MetadataAddress, fetchMetadata(MetadataAddress));
 
   const redirectUriOf = ({ CallbackPath }: Provider) => publicUrl + CallbackPath;
 
   async function verifyAssertion(provider: WsFedProvider, wresult: string): Promise<VerifiedAssertion> {
-    const address = provider.MetadataAddress;
     const verifyWith = ({ certificates, entityId }: FederationMetadata) =>
       verifySignInResponse(wresult, {
         certificates,
         issuer: entityId,
-        audience: provider.Wtrealm,
-        recipients: [redirectUriOf(provider), provider.Wreply, publicUrl],
+        audiences: [provider.Wtrealm],
+        recipients: [redirectUriOf(provider), provider.Wreply, publicUrl, `${publicUrl}/`],
         now: now(),
         decryptionKeys: provider.DecryptionKeys,
         allowCbc: provider.AllowCbc,
         allowSha1: provider.AllowSha1,
       });
+    const known = await metadataOf(provider);
     try {
-      return verifyWith(await metadata.get(address));
+      return verifyWith(known);
     } catch (err) {
       // The provider has a new key perhaps; anything else would be the same with new metadata.
-      if (!(err instanceof ServerError) || !(err.cause instanceof UnknownKeyError)) throw err;
-      const renewed = await metadata.renew(address, leastRefetchSeconds);
-      if (renewed === undefined) throw err;
-      return verifyWith(renewed);
+      const mayHelp = err instanceof InvalidAssertionError && err.isKeyUnknown;
+      if (!mayHelp || now() - known.fetchedAt < leastRefetchSeconds) throw err;
+      const address = provider.MetadataAddress;
+      return verifyWith(await documents.reload(address, fetchMetadata(address)));
     }
   }
 
   return {
     async begin(provider, { handle, loginHint, isFresh, isOther, maxAge }) {
       if (provider.Type === 'Oidc') {
-        return openIdConnect.begin(provider, {
+        const { url, keep } = await openIdConnect.begin(provider, {
           redirectUri: redirectUriOf(provider),
           state: handle,
           loginHint,
           prompt: isOther ? 'select_account' : isFresh ? 'login' : undefined,
           maxAge,
         });
+        return { url, keep: { ...keep } };
       }
-      const { passiveEndpoint } = await metadata.get(provider.MetadataAddress);
+      const { passiveEndpoint } = await metadataOf(provider);
       const url = signInUrl(passiveEndpoint, {
         wtrealm: provider.Wtrealm,
         wctx: handle,
         wreply: provider.SendWreply ? provider.Wreply : undefined,
         wfresh: isFresh || isOther ? 0 : maxAge === undefined ? undefined : Math.floor(maxAge / 60),
-        now: now(),
+        wct: now(),
       });
       return { url, keep: {} };
     },
 
     async verify(provider, { handle, keep, maxAge, response }) {
       if (provider.Type === 'Oidc') {
-        const outcome = await openIdConnect.verify(provider, {
-          redirectUri: redirectUriOf(provider),
-          state: handle,
-          keep,
-          maxAge,
-          response,
-        });
-        if (outcome.kind === 'cancelled') return outcome;
-        const { idToken, ...identity } = outcome.identity;
-        return {
-          kind: 'identified',
-          identity: { ...identity, ...(idToken && { idTokenHint: await encrypt(idToken) }) },
-          onceUntil: 0,
-        };
+        try {
+          const { idToken, ...identity } = await openIdConnect.verify(provider, {
+            redirectUri: redirectUriOf(provider),
+            state: handle,
+            keep: { nonce: '', ...keep },
+            maxAge,
+            response,
+          });
+          const idTokenHint = idToken === undefined ? undefined : await encrypt(idToken);
+          return { kind: 'identified', identity: { ...identity, idTokenHint }, onceUntil: 0 };
+        } catch (err) {
+          if (!(err instanceof SignInRefusedError) || err.reason === 'failed') throw err;
+          return { kind: 'cancelled', reason: err.error };
+        }
       }
       const wresult = response.get('wresult');
       if (response.get('wa') !== 'wsignin1.0' || !wresult) {
@@ -230,7 +230,7 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
           state,
         });
       }
-      const { passiveEndpoint } = await metadata.get(provider.MetadataAddress);
+      const { passiveEndpoint } = await metadataOf(provider);
       const wreply = new URL(returnUrl);
       wreply.searchParams.set('state', state);
       return signOutUrl(passiveEndpoint, { wtrealm: provider.Wtrealm, wreply: wreply.href });
@@ -240,7 +240,8 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
 
     async inspect(provider) {
       if (provider.Type === 'Oidc') return (await openIdConnect.inspect(provider)).warnings;
-      await metadata.get(provider.MetadataAddress);
+      const address = provider.MetadataAddress;
+      await documents.reload(address, fetchMetadata(address));
       return [];
     },
   };
@@ -263,13 +264,21 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
 }
 
 function toIdentity(provider: WsFedProvider, assertion: VerifiedAssertion): Identity {
-  const claims = withShortNames(assertion.claims);
+  // A transient name is another one at every sign-in.
+  const isTransient = /:transient$/i.test(assertion.subjectFormat ?? '');
+  const own = new Map(assertion.claims);
+  if (isTransient) own.delete(claimTypes.nameIdentifier);
+  const claims = withShortNames(own);
   return {
     issuer: assertion.issuer,
-    subject: assertion.subject ?? subjectFromClaims(provider, claims),
+    subject: (isTransient ? undefined : assertion.subject) ?? subjectFromClaims(provider, claims),
     claims,
     authenticatedAt: assertion.authenticatedAt,
-    methods: assertion.methods,
+    methods: [
+      ...(assertion.authenticationMethod === undefined ? [] : [assertion.authenticationMethod]),
+      ...(claims.get(claimTypes.authenticationMethod) ?? []),
+      ...(claims.get(claimTypes.authenticationMethodsReferences) ?? []),
+    ],
     sessionId: assertion.sessionIndex,
   };
 }

@@ -1,433 +1,392 @@
 /**
- * Ours as a relying party: signing users in at an external OpenID provider (OpenID Connect Core), and hearing from
- * it that they have signed out (Back-Channel Logout 1.0).
+ * Signing in at an OpenID provider, and out, with Postern as the relying party.
+ *
+ * Out: {@link OpenIdConnect.begin} makes the URL, and what the caller must keep beside the state. Back:
+ * {@link OpenIdConnect.verify} takes what the browser brought and gives the identity, or throws. It checks, in
+ * this order: state and `iss` (RFC 9207), an error instead of an answer, the ID token that came along if the
+ * response type has one, the exchange of the code (with the PKCE verifier), the ID token from there (claims by
+ * openid-client, signature always, by the provider's keys), that both tokens are about the same user, and the
+ * claims from userinfo.
+ *
+ * @see OpenID Connect Core 1.0 sections 3.1.3.7, 3.2.2.11, 3.3.2.12 and 3.3.3.7, RFC 9700
  */
-import {
-  createRemoteJWKSet,
-  type JWTPayload,
-  errors as joseErrors,
-  customFetch as joseFetch,
-  jwtVerify,
-} from 'jose';
-import * as client from 'openid-client';
-import type { OidcProvider } from '../config/load.ts';
-import { isLoopback } from '../config/schema.ts';
-import { ServerError } from '../errors.ts';
+import { createHash } from 'node:crypto';
+import type { JWTPayload, JWTVerifyResult } from 'jose';
+import * as openid from 'openid-client';
 import type { Logger } from '../log.ts';
-import { createMetadataCache } from './metadata-cache.ts';
-import { type Outgoing, toRequest } from './outgoing.ts';
+import { createDocumentCache } from './document-cache.ts';
+import { invalidAnswer, toServerError } from './openid-failures.ts';
+import { type LogoutNotice, readLogoutToken } from './openid-logout.ts';
+import {
+  defaultClockToleranceSeconds,
+  findMisfits,
+  type KnownProvider,
+  loadProvider,
+  type OidcProviderSettings,
+  unusable,
+  verifySigned,
+} from './openid-metadata.ts';
+import type { Outgoing } from './outgoing.ts';
 
-export interface OpenIdBegin {
-  readonly redirectUri: string;
-  readonly state: string;
-  readonly loginHint?: string | undefined;
-  readonly prompt?: string | undefined;
-  /** Seconds. */
-  readonly maxAge?: number | undefined;
-}
-
-export interface OpenIdAnswer {
-  readonly redirectUri: string;
-  readonly state: string;
-  /** What `begin` gave. */
-  readonly keep: Readonly<Record<string, string>>;
-  readonly maxAge?: number | undefined;
-  /** The parameters that came back, by query or by form. */
-  readonly response: URLSearchParams;
-}
-
-export interface OpenIdIdentity {
-  readonly issuer: string;
-  readonly subject: string;
-  readonly claims: ReadonlyMap<string, readonly string[]>;
-  /** Seconds since the epoch. */
-  readonly authenticatedAt?: number | undefined;
-  readonly methods: readonly string[];
-  readonly acr?: string | undefined;
-  readonly sessionId?: string | undefined;
-  readonly idToken: string | undefined;
-}
-
-export type OpenIdOutcome =
-  | { readonly kind: 'identified'; readonly identity: OpenIdIdentity }
-  | { readonly kind: 'cancelled'; readonly reason: string };
-
-export interface LogoutToken {
-  readonly issuer: string;
-  readonly subject?: string;
-  readonly sessionId?: string;
-  readonly tokenId: string;
-  readonly expiresAt: number;
-}
-
-export type OpenIdConnect = ReturnType<typeof createOpenIdConnect>;
-
-/** Signatures that anybody can verify; with a shared secret the provider could deny its own. */
-const algorithms = [
-  'RS256',
-  'PS256',
-  'ES256',
-  'EdDSA',
-  'Ed25519',
-  'RS384',
-  'RS512',
-  'PS384',
-  'PS512',
-  'ES384',
-  'ES512',
-];
-
-/** The error responses that are the user's doing, or the provider's wish to show a page (Core section 3.1.2.6). */
-const cancellations = new Set([
-  ...['access_denied', 'login_required', 'interaction_required', 'consent_required'],
-  'account_selection_required',
+/** Claims about the token rather than the user, and those that {@link Identity} has members for. */
+const protocolClaims = new Set([
+  ...['iss', 'aud', 'exp', 'iat', 'nbf', 'jti', 'azp', 'nonce', 'at_hash', 'c_hash', 's_hash'],
+  ...['auth_time', 'amr', 'acr', 'sid', '_claim_names', '_claim_sources'],
 ]);
 
-const logoutEvent = 'http://schemas.openid.net/event/backchannel-logout';
+/** What an identity provider vouched for, verified. */
+export interface Identity {
+  readonly issuer: string;
+  readonly subject: string;
+  /** By name, as text: `true` and `false`, a value for each member of an array, objects as JSON. */
+  readonly claims: ReadonlyMap<string, readonly string[]>;
+  /** Seconds since the epoch. */
+  readonly authenticatedAt?: number;
+  /** `amr`. */
+  readonly methods: readonly string[];
+  readonly acr?: string;
+  /** The session at the provider, which its logout tokens name. */
+  readonly sessionId?: string;
+  /** For `id_token_hint` at sign-out. */
+  readonly idToken?: string;
+}
 
-/** Makes it; every call to the provider goes through `outgoing`. */
+/** What must be kept, where the browser cannot change it, between {@link OpenIdConnect.begin} and the answer. */
+export interface KeptForAnswer {
+  readonly nonce: string;
+  readonly codeVerifier?: string;
+}
+
+export interface OpenIdConnect {
+  /**
+   * The URL that sends the user to the provider.
+   *
+   * @param options.maxAge seconds
+   * @throws {ServerError} ERR_IDENTITY_PROVIDER_UNAVAILABLE
+   */
+  begin(
+    provider: OidcProviderSettings,
+    options: {
+      redirectUri: string;
+      state: string;
+      loginHint?: string | undefined;
+      prompt?: string | undefined;
+      maxAge?: number | undefined;
+      acrValues?: string | undefined;
+      uiLocales?: string | undefined;
+    },
+  ): Promise<{ url: string; keep: KeptForAnswer }>;
+
+  /**
+   * Verifies what came back, in the query or a form, and gives the identity that it proves. A code is spent by
+   * it, whatever the outcome.
+   *
+   * @throws {SignInRefusedError} ERR_IDENTITY_PROVIDER_REFUSED, where the provider answered with an error
+   * @throws {ServerError} ERR_IDENTITY_PROVIDER_ANSWER_INVALID, status 400; the hint says which check failed
+   * @throws {ServerError} ERR_IDENTITY_PROVIDER_UNAVAILABLE, status 503
+   */
+  verify(
+    provider: OidcProviderSettings,
+    options: {
+      redirectUri: string;
+      state: string;
+      keep: KeptForAnswer;
+      response: URLSearchParams;
+      maxAge?: number | undefined;
+    },
+  ): Promise<Identity>;
+
+  /** The URL that signs the user out there; undefined where the provider has none. OpenID Connect RP-Initiated Logout 1.0. */
+  endSessionUrl(
+    provider: OidcProviderSettings,
+    options: { idTokenHint?: string | undefined; postLogoutRedirectUri: string; state: string },
+  ): Promise<string | undefined>;
+
+  /**
+   * Verifies a logout token; the caller refuses a `tokenId` that it has seen, until `expiresAt` (seconds since
+   * the epoch). OpenID Connect Back-Channel Logout 1.0 sections 2.4 and 2.6.
+   *
+   * @throws {ServerError} as {@link verify}
+   */
+  verifyLogoutToken(provider: OidcProviderSettings, logoutToken: string): Promise<LogoutNotice>;
+
+  /**
+   * Reads the provider's metadata and keys anew, and says what in them does not fit its registration.
+   *
+   * @throws {ServerError} ERR_IDENTITY_PROVIDER_UNAVAILABLE, where the provider cannot be used at all
+   */
+  inspect(provider: OidcProviderSettings): Promise<{ issuer: string; warnings: string[] }>;
+}
+
+/** Makes the relying party. It calls providers when they are first needed, and remembers their metadata. */
 export function createOpenIdConnect({
   outgoing,
-  log,
   now,
+  log,
 }: {
-  outgoing: Pick<Outgoing, 'fetch'>;
-  log: Logger;
+  outgoing: Outgoing;
   now: () => number;
-}) {
-  const documents = createMetadataCache<client.ServerMetadata>({
+  log: Logger;
+}): OpenIdConnect {
+  const cache = createDocumentCache<KnownProvider>({
     now,
     freshSeconds: 3600,
-    async load(address) {
-      const response = await outgoing.fetch(address, {
-        trustedHosts: [new URL(address).host],
-        headers: { accept: 'application/json' },
-      });
-      if (!response.ok) throw unavailable(`its metadata address ${address} answered ${response.status}`);
-      try {
-        return (await response.json()) as client.ServerMetadata;
-      } catch (cause) {
-        throw unavailable(`its metadata address ${address} answered with something that is no JSON`, cause);
-      }
-    },
+    staleSeconds: 86_400,
+    onRefreshFailed: (key, err) =>
+      log.warn({ err, authority: key.split(' ')[0] }, 'metadata of an identity provider not refreshed'),
   });
+  const keyOf = ({ Authority, MetadataAddress = '', RequireHttpsMetadata }: OidcProviderSettings) =>
+    [Authority, MetadataAddress, RequireHttpsMetadata].join(' ');
+  const find = (provider: OidcProviderSettings) =>
+    cache.get(keyOf(provider), () => loadProvider(outgoing, provider));
 
-  /** What was made for one registration and one version of the metadata; both are exchanged, never changed. */
-  const configured = new WeakMap<
-    OidcProvider,
-    { metadata: client.ServerMetadata; configuration: client.Configuration }
-  >();
-
-  async function configure(provider: OidcProvider): Promise<client.Configuration> {
-    const metadata = await documents.get(metadataAddressOf(provider));
-    const known = configured.get(provider);
-    if (known?.metadata === metadata) return known.configuration;
-    const configuration = toConfiguration(provider, checkMetadata(provider, metadata));
-    configuration[client.customFetch] = (url, options) =>
-      outgoing.fetch(url, {
-        ...toRequest(options),
-        trustedHosts: [new URL(provider.Authority).host, new URL(metadataAddressOf(provider)).host],
+  /** openid-client's view of us at the provider. A new one for each exchange: it remembers keys in it. */
+  function configure(provider: OidcProviderSettings, known: KnownProvider): openid.Configuration {
+    const tolerance = provider.ClockToleranceSeconds ?? defaultClockToleranceSeconds;
+    const configuration = new openid.Configuration(
+      known.metadata,
+      provider.ClientId,
+      { [openid.clockTolerance]: tolerance },
+      chooseClientAuthentication(provider, known),
+    );
+    if (known.allowsHttp) openid.allowInsecureRequests(configuration);
+    if (provider.ResponseType === 'code id_token') openid.useCodeIdTokenResponseType(configuration);
+    if (provider.ResponseType === 'id_token') openid.useIdTokenResponseType(configuration);
+    configuration[openid.customFetch] = async (url, { method, headers, body, signal }) => {
+      const response = await outgoing.fetch(url, {
+        method,
+        headers,
+        // Forms or nothing, as far as we use openid-client.
+        body: body as URLSearchParams | null | undefined,
+        signal,
+        redirect: 'manual',
+        trustedHosts: known.trustedHosts,
       });
-    // The keys that were fetched stay good: a new document seldom means new keys.
-    const jwks = known && client.getJwksCache(known.configuration);
-    if (jwks !== undefined && known?.metadata.jwks_uri === metadata.jwks_uri)
-      client.setJwksCache(configuration, jwks);
-    configured.set(provider, { metadata, configuration });
+      if (response.status < 500) return response;
+      throw unusable(provider, `${new URL(url).host} answered with status ${response.status}`);
+    };
     return configuration;
   }
 
-  return {
-    /** Where to send the browser, and what must be kept to verify the answer. */
-    async begin(
-      provider: OidcProvider,
-      request: OpenIdBegin,
-    ): Promise<{ url: string; keep: Record<string, string> }> {
-      const configuration = await configure(provider);
-      const nonce = client.randomNonce();
-      const hasCode = provider.ResponseType.includes('code');
-      const codeVerifier = provider.UsePkce && hasCode ? client.randomPKCECodeVerifier() : undefined;
-      const parameters: Record<string, string | undefined> = {
-        redirect_uri: request.redirectUri,
-        scope: provider.Scope.join(' '),
-        state: request.state,
-        nonce,
-        response_mode: responseModeOf(provider),
-        code_challenge: codeVerifier && (await client.calculatePKCECodeChallenge(codeVerifier)),
-        code_challenge_method: codeVerifier && 'S256',
-        login_hint: request.loginHint,
-        prompt: request.prompt,
-        max_age: request.maxAge?.toString(),
-      };
-      const defined = Object.entries(parameters).filter(
-        (entry): entry is [string, string] => entry[1] !== undefined,
-      );
-      const url = client.buildAuthorizationUrl(configuration, Object.fromEntries(defined));
-      return { url: url.href, keep: { nonce, ...(codeVerifier && { codeVerifier }) } };
-    },
-
-    /**
-     * What the answer proves: state, `iss` (RFC 9207), nonce, PKCE, the ID token with its signature, audience and
-     * times, and that userinfo is about the same user.
-     *
-     * @throws {ServerError} ERR_IDENTITY_PROVIDER_ANSWER_INVALID (400) or ERR_IDENTITY_PROVIDER_UNAVAILABLE (503)
-     */
-    async verify(provider: OidcProvider, answer: OpenIdAnswer): Promise<OpenIdOutcome> {
-      const { keep, maxAge, redirectUri, response, state } = answer;
-      const configuration = await configure(provider);
-      const callback = toCallback(redirectUri, response, responseModeOf(provider) === 'form_post');
-      try {
-        if (provider.ResponseType === 'id_token') {
-          const claims = await client.implicitAuthentication(configuration, callback, keep.nonce ?? '', {
-            expectedState: state,
-            ...(maxAge === undefined ? undefined : { maxAge }),
-          });
-          return identified(claims, response.get('id_token') ?? undefined);
-        }
-        const tokens = await client.authorizationCodeGrant(configuration, callback, {
-          expectedState: state,
-          expectedNonce: keep.nonce ?? '',
-          idTokenExpected: true,
-          ...(keep.codeVerifier === undefined ? undefined : { pkceCodeVerifier: keep.codeVerifier }),
-          ...(maxAge === undefined ? undefined : { maxAge }),
-        });
-        const claims = tokens.claims();
-        if (claims === undefined) throw invalid('no ID token');
-        const more = provider.GetClaimsFromUserInfoEndpoint
-          ? await client.fetchUserInfo(configuration, tokens.access_token, claims.sub)
-          : {};
-        // The ID token is signed; what userinfo says of the same name is not.
-        return identified({ ...more, ...claims }, tokens.id_token);
-      } catch (err) {
-        if (err instanceof client.AuthorizationResponseError) {
-          if (cancellations.has(err.error)) return { kind: 'cancelled', reason: err.error };
-          throw unavailable(`it answered with the error ${printable(err.error)}`, err);
-        }
-        throw toServerError(err);
-      }
-    },
-
-    /** Where to sign out (RP-Initiated Logout 1.0); undefined where the provider has no such place. */
-    async endSessionUrl(
-      provider: OidcProvider,
-      request: { idTokenHint?: string | undefined; postLogoutRedirectUri: string; state: string },
-    ): Promise<string | undefined> {
-      const configuration = await configure(provider);
-      if (configuration.serverMetadata().end_session_endpoint === undefined) return undefined;
-      return client.buildEndSessionUrl(configuration, {
-        post_logout_redirect_uri: request.postLogoutRedirectUri,
-        state: request.state,
-        ...(request.idTokenHint && { id_token_hint: request.idTokenHint }),
-      }).href;
-    },
-
-    /**
-     * Verifies a logout token (Back-Channel Logout 1.0 section 2.6).
-     *
-     * @throws {ServerError} ERR_IDENTITY_PROVIDER_ANSWER_INVALID, or that the keys cannot be fetched
-     */
-    async verifyLogoutToken(provider: OidcProvider, token: string): Promise<LogoutToken> {
-      const metadata = (await configure(provider)).serverMetadata();
-      if (metadata.jwks_uri === undefined) throw unavailable('its metadata has no jwks_uri');
-      const keys = createRemoteJWKSet(new URL(metadata.jwks_uri), {
-        [joseFetch]: (url, options) =>
-          outgoing.fetch(url, { ...toRequest(options), trustedHosts: [new URL(provider.Authority).host] }),
-      });
-      let payload: JWTPayload;
-      try {
-        ({ payload } = await jwtVerify(token, keys, {
-          issuer: metadata.issuer,
-          audience: provider.ClientId,
-          algorithms,
-          clockTolerance: 60,
-          maxTokenAge: 600,
-          requiredClaims: ['iat', 'jti', 'events'],
-        }));
-      } catch (err) {
-        if (err instanceof joseErrors.JOSEError) throw invalid(`logout token: ${err.code}`, err);
-        throw toServerError(err);
-      }
-      const { events, exp, iat = now(), iss, jti, sid, sub } = payload;
-      const isLogout = typeof events === 'object' && events !== null && logoutEvent in events;
-      if (!isLogout) throw invalid('logout token: it does not tell of a sign-out');
-      // An ID token must never pass for one.
-      if ('nonce' in payload) throw invalid('logout token: it has a nonce');
-      if (typeof sid !== 'string' && typeof sub !== 'string')
-        throw invalid('logout token: neither sub nor sid');
-      return {
-        issuer: String(iss),
-        tokenId: String(jti),
-        expiresAt: exp ?? iat + 600,
-        ...(typeof sub === 'string' ? { subject: sub } : undefined),
-        ...(typeof sid === 'string' ? { sessionId: sid } : undefined),
-      };
-    },
-
-    /** Fetches metadata and keys, and returns what is unusual about them. */
-    async inspect(provider: OidcProvider): Promise<{ issuer: string; warnings: string[] }> {
-      const metadata = (await configure(provider)).serverMetadata();
-      const warnings: string[] = [];
-      if (metadata.jwks_uri === undefined) throw unavailable('its metadata has no jwks_uri');
-      const keys = await outgoing.fetch(metadata.jwks_uri, {
-        trustedHosts: [new URL(provider.Authority).host],
-      });
-      if (!keys.ok) throw unavailable(`its keys at ${metadata.jwks_uri} answered ${keys.status}`);
-      if (metadata.end_session_endpoint === undefined) warnings.push('it has no place to sign out at');
-      if (provider.UsePkce && metadata.code_challenge_methods_supported?.includes('S256') === false) {
-        warnings.push('it does not say that it understands PKCE');
-      }
-      log.debug({ identityProvider: provider.Name }, 'identity provider inspected');
-      return { issuer: metadata.issuer, warnings };
-    },
-  };
-}
-
-function metadataAddressOf({ Authority, MetadataAddress }: OidcProvider): string {
-  return MetadataAddress ?? `${Authority.replace(/\/$/, '')}/.well-known/openid-configuration`;
-}
-
-function responseModeOf({ ResponseMode, ResponseType }: OidcProvider): 'form_post' | undefined {
-  return (ResponseMode ?? (ResponseType === 'code' ? 'query' : 'form_post')) === 'form_post'
-    ? 'form_post'
-    : undefined;
-}
-
-/**
- * The metadata, whose issuer must be the authority (Discovery 1.0 section 4.3) and whose addresses must be https.
- * A slash at the end is forgiven: products show their authority without the one that their issuer has.
- */
-function checkMetadata(provider: OidcProvider, metadata: client.ServerMetadata): client.ServerMetadata {
-  const { issuer } = metadata;
-  if (typeof issuer !== 'string' || issuer.replace(/\/$/, '') !== provider.Authority.replace(/\/$/, '')) {
-    const isTemplate = String(issuer).includes('{');
-    throw unavailable(
-      `its metadata is that of the issuer ${printable(String(issuer))}, and Authority is ${provider.Authority}${isTemplate ? '; write the address of your own tenant' : ''}`,
-    );
-  }
-  for (const name of [
-    'authorization_endpoint',
-    'token_endpoint',
-    'jwks_uri',
-    'userinfo_endpoint',
-    'end_session_endpoint',
-  ] as const) {
-    const value = metadata[name];
-    if (value === undefined) {
-      if (name === 'authorization_endpoint' || name === 'jwks_uri')
-        throw unavailable(`its metadata has no ${name}`);
-      continue;
-    }
-    const url = URL.parse(String(value));
-    const isSecure = url?.protocol === 'https:' || (url?.protocol === 'http:' && mayBeHttp(provider, url));
-    if (url === null || !isSecure)
-      throw unavailable(`its ${name} is not https; RequireHttpsMetadata false admits http`);
-  }
-  return metadata;
-}
-
-function mayBeHttp({ RequireHttpsMetadata }: OidcProvider, url: URL): boolean {
-  return !RequireHttpsMetadata || isLoopback(url);
-}
-
-function toConfiguration(provider: OidcProvider, metadata: client.ServerMetadata): client.Configuration {
-  const { ClientAuthentication, ClientId, ClientSecret, ResponseType } = provider;
-  const offered = metadata.id_token_signing_alg_values_supported as string[] | undefined;
-  const authentication =
-    ClientSecret === undefined
-      ? client.None()
-      : ClientAuthentication === 'client_secret_post'
-        ? client.ClientSecretPost(ClientSecret)
-        : client.ClientSecretBasic(ClientSecret);
-  const configuration = new client.Configuration(
-    {
-      ...metadata,
-      id_token_signing_alg_values_supported: (offered ?? ['RS256']).filter((alg) => algorithms.includes(alg)),
-    },
-    ClientId,
-    { [client.clockTolerance]: 60 },
-    authentication,
-  );
-  // The back channel alone would do for a code (Core section 3.1.3.7, point 6); a signature that is checked holds everywhere.
-  client.enableNonRepudiationChecks(configuration);
-  if (ResponseType === 'code id_token') client.useCodeIdTokenResponseType(configuration);
-  if (ResponseType === 'id_token') client.useIdTokenResponseType(configuration);
-  // Each address has been checked above.
-  client.allowInsecureRequests(configuration);
-  return configuration;
-}
-
-/** The answer in the form in which it came, as the library wants to see it. */
-function toCallback(redirectUri: string, response: URLSearchParams, isPosted: boolean): URL | Request {
-  const url = new URL(redirectUri);
-  if (isPosted) {
-    return new Request(url, {
-      method: 'POST',
-      headers: { 'content-type': 'application/x-www-form-urlencoded' },
-      body: response.toString(),
+  /**
+   * Verifies an ID token's signature, issuer, audience, expiry and subject. That the rest of its claims is as
+   * it must be is what openid-client checks, of the same token.
+   */
+  async function verifyIdToken(provider: OidcProviderSettings, known: KnownProvider, idToken: string) {
+    const verified = await verifySigned(known, idToken, {
+      audience: provider.ClientId,
+      clockTolerance: provider.ClockToleranceSeconds ?? defaultClockToleranceSeconds,
+      requiredClaims: ['sub', 'iat', 'exp', 'nonce'],
     });
+    const { iss = '', sub, azp } = verified.payload;
+    // OpenID Connect Core section 2: at most 255 characters.
+    if (!isText(sub) || sub.length > 255) {
+      throw invalidAnswer(provider, 'the subject (sub) is empty, too long or no text');
+    }
+    if (azp !== undefined && azp !== provider.ClientId) {
+      throw invalidAnswer(provider, 'the ID token was made for another client (azp)');
+    }
+    return { ...verified, payload: { ...verified.payload, iss, sub } };
   }
-  url.search = response.toString();
-  return url;
-}
 
-/** What says something about the token and nothing about the user. */
-const tokenClaims = new Set([
-  ...['iss', 'aud', 'azp', 'exp', 'iat', 'nbf', 'jti', 'nonce', 'at_hash', 'c_hash', 's_hash'],
-  ...['auth_time', 'acr', 'amr', 'sid'],
-]);
+  async function exchange(
+    provider: OidcProviderSettings,
+    known: KnownProvider,
+    { redirectUri, state, keep, response, maxAge }: Parameters<OpenIdConnect['verify']>[1],
+  ): Promise<Identity> {
+    const needed = provider.ResponseType === 'id_token' ? 'id_token' : 'code';
+    if (!response.has('error') && !response.has(needed)) {
+      throw invalidAnswer(provider, `the answer has no ${needed} and no error`);
+    }
+    const configuration = configure(provider, known);
+    const currentUrl = new URL(redirectUri);
+    const isFrontChannel = provider.ResponseType !== 'code';
+    currentUrl[isFrontChannel ? 'hash' : 'search'] = response.toString();
+    const frontToken = isFrontChannel ? response.get('id_token') : null;
+    // Verified before the rest, because it makes sure that we have the key, which openid-client is then given.
+    const front = frontToken === null ? undefined : await verifyIdToken(provider, known, frontToken);
+    shareKeys(configuration, known, now);
+    const checks = {
+      expectedState: state,
+      expectedNonce: keep.nonce,
+      ...(maxAge !== undefined && { maxAge }),
+    };
 
-function identified(claims: Readonly<Record<string, unknown>>, idToken: string | undefined): OpenIdOutcome {
-  const { acr, amr, auth_time: authTime, iss, sid, sub } = claims;
-  const about = Object.entries(claims)
-    .filter(([name, value]) => !tokenClaims.has(name) && value !== null && value !== undefined)
-    .map(([name, value]) => [name, (Array.isArray(value) ? value : [value]).map(toText)] as const);
+    if (provider.ResponseType === 'id_token') {
+      await openid.implicitAuthentication(configuration, currentUrl, keep.nonce, checks);
+      if (front === undefined || frontToken === null) throw invalidAnswer(provider, 'there is no ID token');
+      return toIdentity(front.payload, {}, frontToken);
+    }
+
+    const tokens = await openid.authorizationCodeGrant(configuration, currentUrl, {
+      ...checks,
+      idTokenExpected: true,
+      ...(keep.codeVerifier !== undefined && { pkceCodeVerifier: keep.codeVerifier }),
+    });
+    const { id_token: idToken = '', access_token: accessToken } = tokens;
+    const back = await verifyIdToken(provider, known, idToken);
+    checkAccessTokenHash(provider, back, accessToken);
+    // OpenID Connect Core section 3.3.3.6
+    if (front !== undefined && front.payload.sub !== back.payload.sub) {
+      throw invalidAnswer(provider, 'its two ID tokens are about different users');
+    }
+
+    let userinfo: JWTPayload = {};
+    if (provider.GetClaimsFromUserInfo && known.metadata.userinfo_endpoint !== undefined) {
+      shareKeys(configuration, known, now);
+      openid.enableNonRepudiationChecks(configuration);
+      userinfo = await openid
+        .fetchUserInfo(configuration, accessToken, back.payload.sub)
+        .catch((err: unknown) => {
+          if (!(err instanceof openid.WWWAuthenticateChallengeError)) throw err;
+          throw invalidAnswer(
+            provider,
+            `its userinfo endpoint answered ${err.status} to the access token; if it always does, turn GetClaimsFromUserInfo off`,
+          );
+        });
+    }
+    return toIdentity(back.payload, userinfo, idToken);
+  }
+
+  /** Runs one exchange and gives its failure our form. */
+  async function attempt<T>(provider: OidcProviderSettings, run: () => Promise<T>): Promise<T> {
+    try {
+      return await run();
+    } catch (err) {
+      throw toServerError(err, provider);
+    }
+  }
+
   return {
-    kind: 'identified',
-    identity: {
-      issuer: String(iss),
-      subject: String(sub),
-      claims: new Map(about),
-      authenticatedAt: typeof authTime === 'number' ? Math.floor(authTime) : undefined,
-      methods: Array.isArray(amr) ? amr.map(String) : [],
-      acr: typeof acr === 'string' ? acr : undefined,
-      sessionId: typeof sid === 'string' ? sid : undefined,
-      idToken,
-    },
+    begin: (provider, options) =>
+      attempt(provider, async () => {
+        const known = await find(provider);
+        const nonce = openid.randomNonce();
+        const hasCode = provider.ResponseType !== 'id_token';
+        const codeVerifier = provider.UsePkce && hasCode ? openid.randomPKCECodeVerifier() : undefined;
+        const parameters = present({
+          redirect_uri: options.redirectUri,
+          scope: [...new Set(['openid', ...provider.Scope])].join(' '),
+          response_type: provider.ResponseType,
+          response_mode: provider.ResponseType === 'code' ? provider.ResponseMode : 'form_post',
+          state: options.state,
+          nonce,
+          code_challenge: codeVerifier && (await openid.calculatePKCECodeChallenge(codeVerifier)),
+          code_challenge_method: codeVerifier && 'S256',
+          login_hint: options.loginHint,
+          prompt: options.prompt,
+          max_age: options.maxAge?.toString(),
+          acr_values: options.acrValues,
+          ui_locales: options.uiLocales,
+        });
+        const configuration = configure(provider, known);
+        const url =
+          known.metadata.require_pushed_authorization_requests === true
+            ? await openid.buildAuthorizationUrlWithPAR(configuration, parameters)
+            : openid.buildAuthorizationUrl(configuration, parameters);
+        return { url: url.href, keep: { nonce, ...(codeVerifier !== undefined && { codeVerifier }) } };
+      }),
+
+    verify: (provider, options) =>
+      attempt(provider, async () => exchange(provider, await find(provider), options)),
+
+    endSessionUrl: (provider, { idTokenHint, postLogoutRedirectUri, state }) =>
+      attempt(provider, async () => {
+        const known = await find(provider);
+        if (known.metadata.end_session_endpoint === undefined) return undefined;
+        const parameters = present({
+          id_token_hint: idTokenHint,
+          post_logout_redirect_uri: postLogoutRedirectUri,
+          state,
+        });
+        return openid.buildEndSessionUrl(configure(provider, known), parameters).href;
+      }),
+
+    verifyLogoutToken: (provider, logoutToken) =>
+      attempt(provider, async () =>
+        readLogoutToken(provider, await find(provider), { logoutToken, now: now() }),
+      ),
+
+    inspect: (provider) =>
+      attempt(provider, async () => {
+        const known = await cache.reload(keyOf(provider), () => loadProvider(outgoing, provider));
+        await known.keys.reload();
+        return { issuer: known.metadata.issuer, warnings: findMisfits(provider, known) };
+      }),
   };
 }
 
-function toText(value: unknown): string {
-  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+/** Gives openid-client the keys that we have, so that it fetches none by itself. */
+function shareKeys(configuration: openid.Configuration, { keys }: KnownProvider, now: () => number): void {
+  const jwks = keys.jwks();
+  if (jwks !== undefined)
+    openid.setJwksCache(configuration, { jwks: jwks as openid.ExportedJWKSCache['jwks'], uat: now() });
 }
 
-function printable(text: string): string {
-  return text.replace(/[^\x21-\x7e]/g, '?').slice(0, 100);
+function chooseClientAuthentication(
+  { ClientSecret, ClientAuthentication }: OidcProviderSettings,
+  { metadata }: KnownProvider,
+): openid.ClientAuth {
+  if (ClientSecret === undefined) return openid.None();
+  // OpenID Connect Discovery section 3: Basic is what a provider supports that says nothing.
+  const supported = metadata.token_endpoint_auth_methods_supported ?? ['client_secret_basic'];
+  const isBasic = ClientAuthentication === undefined && supported.includes('client_secret_basic');
+  return isBasic || ClientAuthentication === 'client_secret_basic'
+    ? openid.ClientSecretBasic(ClientSecret)
+    : openid.ClientSecretPost(ClientSecret);
 }
 
-function unavailable(hint: string, cause?: unknown): ServerError {
-  return new ServerError('ERR_IDENTITY_PROVIDER_UNAVAILABLE', 'the identity provider cannot be used now', {
-    status: 503,
-    hint,
-    cause,
-  });
+/** Where there is an `at_hash`, the access token must be the one that it was made for. OpenID Connect Core section 3.1.3.8. */
+function checkAccessTokenHash(
+  provider: OidcProviderSettings,
+  { payload, protectedHeader }: JWTVerifyResult,
+  accessToken: string,
+): void {
+  if (payload.at_hash === undefined) return;
+  const bits = /(256|384|512)$/.exec(protectedHeader.alg)?.[1] ?? '512'; // Ed25519 hashes with SHA-512
+  const digest = createHash(`sha${bits}`).update(accessToken, 'ascii').digest();
+  if (payload.at_hash !== digest.subarray(0, digest.length / 2).toString('base64url')) {
+    throw invalidAnswer(provider, 'the access token is not the one of the ID token (at_hash)');
+  }
 }
 
-function invalid(hint: string, cause?: unknown): ServerError {
-  return new ServerError(
-    'ERR_IDENTITY_PROVIDER_ANSWER_INVALID',
-    'the answer of the identity provider could not be verified',
-    { status: 400, hint, cause },
+/** The identity in the claims of an ID token and of userinfo; what is signed goes before what is not. */
+function toIdentity(
+  payload: JWTPayload & { iss: string; sub: string },
+  userinfo: JWTPayload,
+  idToken: string,
+): Identity {
+  const { iss, sub, auth_time: authTime, amr, acr, sid } = payload;
+  const claims = new Map<string, readonly string[]>();
+  for (const [name, value] of Object.entries({ ...userinfo, ...payload })) {
+    const values = protocolClaims.has(name) ? [] : toTexts(value);
+    if (values.length > 0) claims.set(name, values);
+  }
+  return {
+    issuer: iss,
+    subject: sub,
+    claims,
+    ...(typeof authTime === 'number' && { authenticatedAt: authTime }),
+    methods: toTexts(amr),
+    ...(isText(acr) && { acr }),
+    ...(isText(sid) && { sessionId: sid }),
+    idToken,
+  };
+}
+
+function toTexts(value: unknown): string[] {
+  const members: unknown[] = Array.isArray(value) ? value : [value];
+  return members
+    .filter((member) => member !== undefined && member !== null)
+    .map((member) => (typeof member === 'object' ? JSON.stringify(member) : String(member)));
+}
+
+function present(parameters: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined),
   );
 }
 
-/** The library's errors in ours: what the provider said wrong, or that it could not be reached. Without its values. */
-function toServerError(err: unknown): ServerError {
-  for (let cause: unknown = err; cause instanceof Error; cause = cause.cause) {
-    if (cause instanceof ServerError) return cause;
-  }
-  if (err instanceof client.ResponseBodyError) {
-    const hint = `its token endpoint answered ${err.status} with the error ${printable(err.error)}`;
-    return err.status >= 500 ? unavailable(hint, err) : invalid(hint, err);
-  }
-  const { code, message } = err as { code?: string; message: string };
-  return invalid(`${printable(String(code ?? ''))} ${message.slice(0, 200)}`.trim(), err);
+function isText(value: unknown): value is string {
+  return typeof value === 'string' && value !== '';
 }

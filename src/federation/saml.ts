@@ -1,405 +1,442 @@
 /**
- * What a WS-Federation identity provider answers: an RSTR with one signed SAML 1.1 or 2.0 assertion.
+ * What an identity provider answers to a WS-Federation sign-in (`wresult`): a SAML 1.1 or 2.0 assertion inside a
+ * RequestSecurityTokenResponse. Pure.
  *
- * The order is the protection. Gate, parse, find the one assertion, verify the one signature over it with the
- * certificates of the metadata; then forget the document, and read everything from the bytes that were signed.
+ * In this order, and in no other: the text is admitted and parsed strictly (xml.ts); exactly one token is found,
+ * in its place, and decrypted where it is encrypted (xml-decryption.ts); its signature is verified, which gives
+ * the bytes that were signed (xml-signature.ts); the document is dropped. Everything else, from the issuer to the
+ * last claim, is read from those bytes and from nothing else.
  */
-import { createRequire } from 'node:module';
+import type { Element } from '@xmldom/xmldom';
 import { ServerError } from '../errors.ts';
-import { signatureNamespace, UnknownKeyError, verifySignature } from './signed-xml.ts';
 import { claimTypes } from './ws-federation.ts';
 import {
-  attributeOf,
-  childElements,
-  countElements,
-  type Element,
-  onlyChild,
+  children,
+  findAttribute,
+  findChild,
+  getChild,
+  isNamed,
   parseXml,
+  Refusal,
   textOf,
-  XmlError,
+  trimSpace,
+  walk,
+  type XmlDocument,
 } from './xml.ts';
+import { decryptElement, encryptionNamespace } from './xml-decryption.ts';
+import { UnknownKeyRefusal, verifyEnvelopedSignature } from './xml-signature.ts';
 
 export interface VerifyOptions {
-  /** Signing certificates of the metadata, base64 DER. */
+  /** Trusted signing certificates from the metadata, base64 DER as in X509Certificate elements. */
   readonly certificates: readonly string[];
-  /** The identity provider's `entityID`. */
+  /** The identity provider's entityID. */
   readonly issuer: string;
-  /** Our realm; a slash at the end means nothing. */
-  readonly audience: string;
-  /** Where we may receive it. */
+  /** Our realm; each audience restriction must contain one of these (one trailing slash ignored). */
+  readonly audiences: readonly string[];
+  /** URLs at which the answer may arrive: what a subject confirmation that names a Recipient must name. */
   readonly recipients: readonly string[];
   /** Seconds since the epoch. */
   readonly now: number;
-  /** PEM; without one encrypted assertions are refused. */
+  /** How far the clocks may be apart, both ways. Default 300. */
+  readonly clockToleranceSeconds?: number;
+  /** RSA private keys (PEM) for encrypted assertions; without one these are refused. */
   readonly decryptionKeys?: readonly string[];
-  /** Admits AES-CBC in encrypted assertions. */
+  /** Admits AES-CBC in encrypted assertions, as AD FS sends it. Default false. */
   readonly allowCbc?: boolean;
+  /** Admits RSA-SHA1 and SHA-1 in signatures. Default false. */
   readonly allowSha1?: boolean;
 }
 
+/** What the identity provider vouches for. */
 export interface VerifiedAssertion {
   readonly assertionId: string;
   readonly issuer: string;
-  /** NameID or NameIdentifier, but for a transient one, which names nobody twice. */
+  /** The NameID or NameIdentifier; undefined where the assertion has none. */
   readonly subject: string | undefined;
-  /** By claim type URI. */
+  /** The URI of its format. */
+  readonly subjectFormat: string | undefined;
+  /** Values by claim type URI, in order, none of them empty; the subject is in it as nameidentifier. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
-  /** Seconds since the epoch. */
+  /** When the user proved who they are, in seconds since the epoch. */
   readonly authenticatedAt: number | undefined;
-  /** URIs. */
-  readonly methods: readonly string[];
+  /** How, as a URI of SAML 1.1 or an authentication context class of SAML 2.0. */
+  readonly authenticationMethod: string | undefined;
   readonly sessionIndex: string | undefined;
-  /** Until when it could be sent again: its end and the skew. Seconds since the epoch. */
+  /** Until when a replay must be remembered, in seconds since the epoch. */
   readonly expiresAt: number;
 }
 
-/** The difference between two clocks that is forgiven, as .NET does. */
-const skewSeconds = 300;
+/** Why an answer was refused: `hint` says it in words, and `isKeyUnknown` that newer metadata may help. */
+export class InvalidAssertionError extends ServerError {
+  readonly isKeyUnknown: boolean;
 
-/** Longer than any sign-in needs; a replay is remembered for as long. */
-const longestValiditySeconds = 86_400;
+  constructor(
+    hint: string,
+    { cause, isKeyUnknown = false }: { cause?: unknown; isKeyUnknown?: boolean } = {},
+  ) {
+    super('ERR_ASSERTION_INVALID', 'the answer of the identity provider could not be verified', {
+      status: 400,
+      hint,
+      cause,
+    });
+    this.isKeyUnknown = isKeyUnknown;
+  }
+}
 
-const trustNamespaces: ReadonlySet<string> = new Set([
+/** The differences between the two versions of SAML that matter to a reader. */
+interface Vocabulary {
+  namespace: string;
+  version: Readonly<Record<string, string>>;
+  idAttribute: string;
+  /** How a confirmation says "whoever brings it". SimpleSAMLphp says it in SAML 1.1 with the word of 2.0. */
+  bearer: readonly string[];
+  audienceRestriction: string;
+  /** Conditions that ask for nothing that we do not do anyway: every assertion is used once, and none is kept. */
+  harmlessConditions: readonly string[];
+  authentication: { statement: string; instant: string };
+}
+
+const saml11: Vocabulary = {
+  namespace: 'urn:oasis:names:tc:SAML:1.0:assertion',
+  version: { MajorVersion: '1', MinorVersion: '1' },
+  idAttribute: 'AssertionID',
+  bearer: ['urn:oasis:names:tc:SAML:1.0:cm:bearer', 'urn:oasis:names:tc:SAML:2.0:cm:bearer'],
+  audienceRestriction: 'AudienceRestrictionCondition',
+  harmlessConditions: ['DoNotCacheCondition'],
+  authentication: { statement: 'AuthenticationStatement', instant: 'AuthenticationInstant' },
+};
+const saml20: Vocabulary = {
+  namespace: 'urn:oasis:names:tc:SAML:2.0:assertion',
+  version: { Version: '2.0' },
+  idAttribute: 'ID',
+  bearer: ['urn:oasis:names:tc:SAML:2.0:cm:bearer'],
+  audienceRestriction: 'AudienceRestriction',
+  harmlessConditions: ['OneTimeUse'],
+  authentication: { statement: 'AuthnStatement', instant: 'AuthnInstant' },
+};
+const vocabularies = [saml11, saml20];
+const saml11Statements = ['AuthenticationStatement', 'AttributeStatement', 'AuthorizationDecisionStatement'];
+
+/** WS-Trust of February 2005, 1.3 and 1.4. */
+const trustNamespaces = [
   'http://schemas.xmlsoap.org/ws/2005/02/trust',
   'http://docs.oasis-open.org/ws-sx/ws-trust/200512',
   'http://docs.oasis-open.org/ws-sx/ws-trust/200802',
-]);
-const saml1 = 'urn:oasis:names:tc:SAML:1.0:assertion';
-const saml2 = 'urn:oasis:names:tc:SAML:2.0:assertion';
-const encryption = 'http://www.w3.org/2001/04/xmlenc#';
+];
+/** AD FS answers in some 6 000 characters; hundreds of groups make ten times that. */
+const limits = { maxCharacters: 256 * 1024, maxElements: 6_000 };
+const defaultClockToleranceSeconds = 300;
 
 /**
- * Verifies `wresult` and returns what it proves. Pure.
+ * Verifies the answer to a sign-in and returns what it proves. Whether it has been used before, and whether it
+ * answers a question of ours, is for the caller to say.
  *
- * @throws {ServerError} ERR_ASSERTION_INVALID, status 400; `hint` says which check failed, without anything of the
- *   answer; `cause` is {@link UnknownKeyError} where new metadata might help
- * @see WS-Federation 1.2 section 13, SAML 1.1 and 2.0 Core section 2, WS-Trust 1.3 section 4.4
+ * @throws {InvalidAssertionError} ERR_ASSERTION_INVALID, status 400; `hint` says which check failed, without any content
+ * @see WS-Federation 1.2 section 13.3, SAML 2.0 Core section 2.5, SAML 2.0 Profiles section 4.1.4.3
  */
 export function verifySignInResponse(wresult: string, options: VerifyOptions): VerifiedAssertion {
   try {
-    const token = findToken(parseXml(wresult));
-    const isEncrypted = token.localName !== 'Assertion';
-    const text = isEncrypted ? decrypt(token, options) : wresult;
-    const assertion = isEncrypted ? parseXml(text) : token;
-    return readSigned(text, assertion, options);
-  } catch (cause) {
-    if (!(cause instanceof XmlError)) throw cause;
-    throw new ServerError(
-      'ERR_ASSERTION_INVALID',
-      'the answer of the identity provider could not be verified',
-      {
-        status: 400,
-        hint: cause.message,
-        cause,
-      },
-    );
+    const document = parseXml(wresult, limits);
+    const token = findToken(document.root);
+    if (isAssertion(token)) return verifyAssertion(document, token, options);
+
+    if (options.decryptionKeys === undefined || options.decryptionKeys.length === 0) {
+      throw new Refusal('the assertion is encrypted, and no decryption certificate is configured');
+    }
+    const policy = { decryptionKeys: options.decryptionKeys, allowCbc: options.allowCbc };
+    const decrypted = decryptElement(token, policy, (text) => {
+      const inner = parseXml(text, limits);
+      if (!isAssertion(inner.root)) throw new Refusal('no assertion');
+      return inner;
+    });
+    verifyOnlyToken(decrypted.root, decrypted.root);
+    return verifyAssertion(decrypted, decrypted.root, options);
+  } catch (err) {
+    const hint = err instanceof Refusal ? err.message : 'the answer could not be read';
+    throw new InvalidAssertionError(hint, { cause: err, isKeyUnknown: err instanceof UnknownKeyRefusal });
   }
 }
 
-/** The one token in the one response: an assertion, or an encrypted one. */
+/** The one token of the answer, at the one place where a token may be: an assertion or an encrypted one. */
 function findToken(root: Element): Element {
-  const namespace = root.namespaceURI ?? '';
-  if (!trustNamespaces.has(namespace)) throw new XmlError('not a response of WS-Trust');
-  const isCollection = root.localName === 'RequestSecurityTokenResponseCollection';
-  const response = isCollection ? onlyChild(root, namespace, 'RequestSecurityTokenResponse') : root;
-  if (response?.localName !== 'RequestSecurityTokenResponse')
-    throw new XmlError('not one response of WS-Trust');
-  const requested = onlyChild(response, namespace, 'RequestedSecurityToken');
-  const [token, ...others] = requested === undefined ? [] : childElements(requested);
-  if (token === undefined || others.length > 0) throw new XmlError('not one token');
-  const isKnown =
-    isAssertion(token) ||
-    (token.localName === 'EncryptedAssertion' && token.namespaceURI === saml2) ||
-    (token.localName === 'EncryptedData' && token.namespaceURI === encryption);
-  if (!isKnown) throw new XmlError('the token is no SAML assertion');
-  const assertions = countElements(root, saml1, 'Assertion') + countElements(root, saml2, 'Assertion');
-  const expected = isAssertion(token) ? 1 : 0;
-  if (assertions !== expected) throw new XmlError('more than one assertion');
-  if (countElements(root, signatureNamespace, 'Signature') !== expected) {
-    throw new XmlError('not exactly one signature');
+  const response = isTrust(root, 'RequestSecurityTokenResponseCollection')
+    ? getOnlyChild(root, 'RequestSecurityTokenResponse')
+    : root;
+  if (!isTrust(response, 'RequestSecurityTokenResponse')) {
+    throw new Refusal('the answer is not a RequestSecurityTokenResponse');
   }
-  return token;
+  const requested = children(response).filter((child) => isTrust(child, 'RequestedSecurityToken'));
+  const [token, ...others] = requested.flatMap((element) => children(element));
+  if (token === undefined) throw new Refusal('the answer has no token');
+  if (requested.length > 1 || others.length > 0) throw new Refusal('the answer has more than one token');
+  verifyOnlyToken(root, token);
+  if (isAssertion(token) || isEncrypted(token)) return token;
+  throw new Refusal('the token is neither a SAML 1.1 nor a SAML 2.0 assertion');
 }
 
-function isAssertion({ localName, namespaceURI }: Element): boolean {
-  return localName === 'Assertion' && (namespaceURI === saml1 || namespaceURI === saml2);
-}
-
-function readSigned(text: string, assertion: Element, options: VerifyOptions): VerifiedAssertion {
-  if (!isAssertion(assertion)) throw new XmlError('no assertion was encrypted');
-  const { namespaceURI } = assertion;
-  const idAttribute = namespaceURI === saml1 ? 'AssertionID' : 'ID';
-  const id = attributeOf(assertion, idAttribute);
-  const bytes = verifySignature(text, assertion, {
-    certificates: options.certificates,
-    idAttribute,
-    allowSha1: options.allowSha1 ?? false,
-  });
-  // From here on nothing but what was signed.
-  const signed = parseXml(bytes);
-  if (
-    !isAssertion(signed) ||
-    signed.namespaceURI !== namespaceURI ||
-    attributeOf(signed, idAttribute) !== id
-  ) {
-    throw new XmlError('something else was signed');
-  }
-  if (childElements(signed, signatureNamespace, 'Signature').length > 0)
-    throw new XmlError('a signature within');
-  return namespaceURI === saml1 ? readSaml1(signed, options) : readSaml2(signed, options);
-}
-
-interface Conditions {
-  readonly notOnOrAfter: number;
-}
-
-/** The time and the audience (SAML 2.0 Core section 2.5, SAML 1.1 section 2.3.2); whatever else is there is not understood. */
-function readConditions(
-  assertion: Element,
-  namespace: string,
-  { restriction, harmless }: { restriction: string; harmless: readonly string[] },
-  { now, audience }: VerifyOptions,
-): Conditions {
-  const conditions = onlyChild(assertion, namespace, 'Conditions');
-  if (conditions === undefined) throw new XmlError('no conditions');
-  const notBefore = readTime(conditions, 'NotBefore');
-  const notOnOrAfter = readTime(conditions, 'NotOnOrAfter');
-  if (notOnOrAfter === undefined) throw new XmlError('it has no end');
-  if (notOnOrAfter + skewSeconds <= now) throw new XmlError('it has expired');
-  if (notBefore !== undefined && notBefore - skewSeconds > now) throw new XmlError('it is not valid yet');
-  if (notOnOrAfter - now > longestValiditySeconds) throw new XmlError('it is valid for longer than a day');
-
-  const parts = childElements(conditions);
-  const unknown = parts.find(
-    ({ localName, namespaceURI }) =>
-      namespaceURI !== namespace || (localName !== restriction && !harmless.includes(localName ?? '')),
-  );
-  if (unknown !== undefined) throw new XmlError('a condition that is not understood');
-  const restrictions = parts.filter(({ localName }) => localName === restriction);
-  const ours = withoutSlash(audience);
-  const isForUs = (element: Element) =>
-    childElements(element, namespace, 'Audience').some((one) => withoutSlash(textOf(one) ?? '') === ours);
-  if (restrictions.length === 0 || !restrictions.every(isForUs))
-    throw new XmlError('it is for another audience');
-  return { notOnOrAfter };
-}
-
-function withoutSlash(uri: string): string {
-  return uri.replace(/\/$/, '');
-}
-
-function checkIssuer(actual: string | undefined, expected: string): void {
-  if (actual === undefined || actual !== expected) {
-    throw new XmlError('its issuer is not the entityID of the metadata');
-  }
-}
-
-/** SAML 2.0 Core sections 2.3 to 2.7. */
-function readSaml2(assertion: Element, options: VerifyOptions): VerifiedAssertion {
-  const { now, recipients } = options;
-  if (attributeOf(assertion, 'Version') !== '2.0') throw new XmlError('not SAML 2.0');
-  const issuer = textOf(onlyChild(assertion, saml2, 'Issuer'));
-  checkIssuer(issuer, options.issuer);
-  const conditions = readConditions(
-    assertion,
-    saml2,
-    { restriction: 'AudienceRestriction', harmless: ['OneTimeUse'] },
-    options,
-  );
-
-  const subject = onlyChild(assertion, saml2, 'Subject');
-  if (subject === undefined) throw new XmlError('no subject');
-  const confirmations = childElements(subject, saml2, 'SubjectConfirmation');
-  const isConfirmed = (confirmation: Element) => {
-    if (attributeOf(confirmation, 'Method') !== 'urn:oasis:names:tc:SAML:2.0:cm:bearer') return false;
-    const data = onlyChild(confirmation, saml2, 'SubjectConfirmationData');
-    if (data === undefined) return true;
-    const end = readTime(data, 'NotOnOrAfter');
-    const start = readTime(data, 'NotBefore');
-    const recipient = attributeOf(data, 'Recipient');
-    return (
-      (end === undefined || end + skewSeconds > now) &&
-      (start === undefined || start - skewSeconds <= now) &&
-      (recipient === undefined || recipients.some((own) => sameAddress(own, recipient)))
+/** Refuses further tokens wherever they are and whatever they say they are: no one may read the wrong one. */
+function verifyOnlyToken(root: Element, token: Element): void {
+  for (const element of walk(root)) {
+    if (element === token) continue;
+    const isToken = ['Assertion', 'EncryptedAssertion', 'RequestedSecurityToken'].includes(
+      element.localName ?? '',
     );
-  };
-  if (confirmations.length > 0 && !confirmations.some(isConfirmed)) {
-    throw new XmlError('its subject is not confirmed for us: method, recipient or time');
+    if (isToken && !(element === token.parentNode)) throw new Refusal('the answer has more than one token');
   }
+}
 
-  const nameId = onlyChild(subject, saml2, 'NameID');
-  const authentications = childElements(assertion, saml2, 'AuthnStatement');
-  for (const statement of authentications) {
-    const end = readTime(statement, 'SessionNotOnOrAfter');
-    if (end !== undefined && end + skewSeconds <= now) throw new XmlError('the session there has ended');
+function isTrust(element: Element, name: string): boolean {
+  return trustNamespaces.some((namespace) => isNamed(element, namespace, name));
+}
+
+function getOnlyChild(parent: Element, name: string): Element {
+  const [child, ...others] = children(parent);
+  if (child === undefined || others.length > 0) {
+    throw new Refusal(`${parent.localName} does not have exactly one ${name}`);
   }
-  const [authentication] = authentications;
-  const methods = authentications.flatMap((statement) => {
-    const context = onlyChild(statement, saml2, 'AuthnContext');
-    return textOf(context && onlyChild(context, saml2, 'AuthnContextClassRef')) ?? [];
-  });
-  const claims = readAttributes(childElements(assertion, saml2, 'AttributeStatement'), saml2, (attribute) =>
-    attributeOf(attribute, 'Name'),
+  return child;
+}
+
+function isAssertion(element: Element): boolean {
+  return vocabularies.some(({ namespace }) => isNamed(element, namespace, 'Assertion'));
+}
+
+/** SAML 2.0 wraps what is encrypted; SAML 1.1 has no word for it, so that it stands there bare. */
+function isEncrypted(element: Element): boolean {
+  return (
+    isNamed(element, saml20.namespace, 'EncryptedAssertion') ||
+    isNamed(element, encryptionNamespace, 'EncryptedData')
   );
+}
+
+function verifyAssertion(document: XmlDocument, element: Element, options: VerifyOptions): VerifiedAssertion {
+  const vocabulary = vocabularyOf(element);
+  const id = findAttribute(element, vocabulary.idAttribute);
+  const signed = verifyEnvelopedSignature(document, element, vocabulary.idAttribute, options);
+
+  const assertion = parseXml(signed, limits).root;
+  if (
+    !isNamed(assertion, vocabulary.namespace, 'Assertion') ||
+    findAttribute(assertion, vocabulary.idAttribute) !== id
+  ) {
+    throw new Refusal('what was signed is not the assertion');
+  }
+  return readAssertion(assertion, vocabulary, options);
+}
+
+function vocabularyOf(element: Element): Vocabulary {
+  const vocabulary = vocabularies.find(({ namespace }) => element.namespaceURI === namespace);
+  if (vocabulary === undefined) throw new Refusal('the token is neither a SAML 1.1 nor a SAML 2.0 assertion');
+  return vocabulary;
+}
+
+/** Checks and reads an assertion from its root alone, which is what was signed. */
+function readAssertion(
+  assertion: Element,
+  vocabulary: Vocabulary,
+  options: VerifyOptions,
+): VerifiedAssertion {
+  for (const [name, value] of Object.entries(vocabulary.version)) {
+    if (findAttribute(assertion, name) !== value)
+      throw new Refusal(`the ${name} of the assertion is not ${value}`);
+  }
+  const issuer = readIssuer(assertion, vocabulary);
+  if (issuer !== options.issuer) throw new Refusal('the issuer is not the entityID of the metadata');
+
+  const conditions = getChild(assertion, vocabulary.namespace, 'Conditions');
+  const clockToleranceSeconds = options.clockToleranceSeconds ?? defaultClockToleranceSeconds;
+  const notOnOrAfter = verifyLifetime(conditions, { now: options.now, clockToleranceSeconds });
+  if (notOnOrAfter === undefined) throw new Refusal('the assertion has no expiry');
+  verifyConditions(conditions, vocabulary, options.audiences);
+
+  const subjects = findSubjects(assertion, vocabulary);
+  for (const subject of subjects) verifyConfirmation(subject, vocabulary, options, clockToleranceSeconds);
+  const { name, format } = readName(subjects, vocabulary);
+
   return {
-    ...describe(nameId, nameId && attributeOf(nameId, 'Format'), claims),
-    assertionId: attributeOf(assertion, 'ID') ?? '',
-    issuer: options.issuer,
-    authenticatedAt: authentication && readTime(authentication, 'AuthnInstant'),
-    methods: [...methods, ...(claims.get(claimTypes.authenticationMethod) ?? [])],
-    sessionIndex: authentication && attributeOf(authentication, 'SessionIndex'),
-    expiresAt: conditions.notOnOrAfter + skewSeconds,
+    assertionId: findAttribute(assertion, vocabulary.idAttribute) ?? '',
+    issuer,
+    subject: name,
+    subjectFormat: format,
+    claims: readClaims(assertion, vocabulary, name),
+    ...readAuthentication(assertion, vocabulary),
+    expiresAt: Math.ceil(notOnOrAfter) + clockToleranceSeconds,
   };
 }
 
-/** SAML 1.1 Core sections 2.3 and 2.4. */
-function readSaml1(assertion: Element, options: VerifyOptions): VerifiedAssertion {
-  if (attributeOf(assertion, 'MajorVersion') !== '1' || attributeOf(assertion, 'MinorVersion') !== '1') {
-    throw new XmlError('not SAML 1.1');
-  }
-  checkIssuer(attributeOf(assertion, 'Issuer'), options.issuer);
-  const conditions = readConditions(
-    assertion,
-    saml1,
-    { restriction: 'AudienceRestrictionCondition', harmless: ['DoNotCacheCondition'] },
-    options,
-  );
+function readIssuer(assertion: Element, { namespace }: Vocabulary): string | undefined {
+  return namespace === saml11.namespace
+    ? findAttribute(assertion, 'Issuer')
+    : textOf(getChild(assertion, namespace, 'Issuer'));
+}
 
-  const attributeStatements = childElements(assertion, saml1, 'AttributeStatement');
-  const authentications = childElements(assertion, saml1, 'AuthenticationStatement');
-  const statements = [...attributeStatements, ...authentications];
-  if (statements.length === 0) throw new XmlError('no statement');
-  const subjects = statements.map((statement) => onlyChild(statement, saml1, 'Subject'));
-  const nameIds = subjects.map((subject) => subject && onlyChild(subject, saml1, 'NameIdentifier'));
-  if (new Set(nameIds.map((nameId) => textOf(nameId))).size > 1)
-    throw new XmlError('statements about several subjects');
-  for (const subject of subjects) {
-    const confirmation = subject && onlyChild(subject, saml1, 'SubjectConfirmation');
-    const methods =
-      confirmation === undefined ? [] : childElements(confirmation, saml1, 'ConfirmationMethod');
-    const isBearer = methods.some((method) => textOf(method) === 'urn:oasis:names:tc:SAML:1.0:cm:bearer');
-    if (subject === undefined || (confirmation !== undefined && !isBearer)) {
-      throw new XmlError('its subject is not confirmed for us: method');
+interface Clock {
+  now: number;
+  clockToleranceSeconds: number;
+}
+
+/** Checks NotBefore and NotOnOrAfter where they are, and returns the latter in seconds since the epoch. */
+function verifyLifetime(element: Element, { now, clockToleranceSeconds }: Clock): number | undefined {
+  const notBefore = readTime(element, 'NotBefore');
+  const notOnOrAfter = readTime(element, 'NotOnOrAfter');
+  if (notBefore !== undefined && now < notBefore - clockToleranceSeconds) {
+    throw new Refusal(`${element.localName} of the assertion is not valid yet; compare the clocks`);
+  }
+  if (notOnOrAfter !== undefined && now >= notOnOrAfter + clockToleranceSeconds) {
+    throw new Refusal(`${element.localName} of the assertion has expired; compare the clocks`);
+  }
+  return notOnOrAfter;
+}
+
+function readTime(element: Element, name: string): number | undefined {
+  const text = findAttribute(element, name);
+  if (text === undefined) return undefined;
+  const milliseconds = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,12})?(Z|[+-]\d\d:\d\d)$/.test(text)
+    ? Date.parse(text)
+    : Number.NaN;
+  if (Number.isNaN(milliseconds)) throw new Refusal(`${name} is not a point in time`);
+  return milliseconds / 1000;
+}
+
+/** SAML 2.0 Core section 2.5.1: every condition must hold, and one that is not understood does not. */
+function verifyConditions(conditions: Element, vocabulary: Vocabulary, audiences: readonly string[]): void {
+  const { namespace, audienceRestriction, harmlessConditions } = vocabulary;
+  const restrictions = children(conditions, namespace, audienceRestriction);
+  if (restrictions.length === 0) throw new Refusal('the assertion is not restricted to an audience');
+  const ours = audiences.map(withoutTrailingSlash);
+  for (const restriction of restrictions) {
+    const named = children(restriction, namespace, 'Audience').map(textOf).map(withoutTrailingSlash);
+    if (!named.some((audience) => ours.includes(audience))) {
+      throw new Refusal('an audience restriction does not have our realm (Wtrealm)');
     }
   }
+  const known = [audienceRestriction, ...harmlessConditions];
+  const unknown = children(conditions).find((condition) => !isNamed(condition, namespace, ...known));
+  if (unknown !== undefined)
+    throw new Refusal(`the assertion has a condition that we do not meet: ${unknown.localName}`);
+}
 
-  const [authentication] = authentications;
-  const claims = readAttributes(attributeStatements, saml1, (attribute) => {
-    const name = attributeOf(attribute, 'AttributeName');
-    const namespace = attributeOf(attribute, 'AttributeNamespace') ?? '';
-    // Some products put the whole type into the name.
-    if (name === undefined || namespace === '' || URL.canParse(name)) return name;
-    return `${withoutSlash(namespace)}/${name}`;
-  });
-  const [nameId] = nameIds;
-  const methods = authentications.flatMap(
-    (statement) => attributeOf(statement, 'AuthenticationMethod') ?? [],
-  );
-  return {
-    ...describe(nameId, nameId && attributeOf(nameId, 'Format'), claims),
-    assertionId: attributeOf(assertion, 'AssertionID') ?? '',
-    issuer: options.issuer,
-    authenticatedAt: authentication && readTime(authentication, 'AuthenticationInstant'),
-    methods: [...methods, ...(claims.get(claimTypes.authenticationMethod) ?? [])],
-    sessionIndex: undefined,
-    expiresAt: conditions.notOnOrAfter + skewSeconds,
+function withoutTrailingSlash(uri: string): string {
+  return uri.endsWith('/') ? uri.slice(0, -1) : uri;
+}
+
+/** SAML 2.0 has one subject; SAML 1.1 repeats it in each statement. */
+function findSubjects(assertion: Element, { namespace }: Vocabulary): Element[] {
+  if (namespace === saml20.namespace) return [getChild(assertion, namespace, 'Subject')];
+  const statements = children(assertion, namespace, ...saml11Statements);
+  if (statements.length === 0) throw new Refusal('the assertion has no statement');
+  return statements.map((statement) => getChild(statement, namespace, 'Subject'));
+}
+
+/**
+ * Checks that whoever brings the assertion may be taken for its subject: one bearer confirmation must hold. In
+ * SAML 1.1 there may be none at all: some products leave it out of an assertion for the passive profile.
+ */
+function verifyConfirmation(
+  subject: Element,
+  { namespace, bearer }: Vocabulary,
+  { now, recipients }: VerifyOptions,
+  clockToleranceSeconds: number,
+): void {
+  const confirmations = children(subject, namespace, 'SubjectConfirmation');
+  if (namespace === saml11.namespace) {
+    const methods = confirmations
+      .flatMap((one) => children(one, namespace, 'ConfirmationMethod'))
+      .map(textOf);
+    if (confirmations.length === 0 || methods.some((one) => bearer.includes(one))) return;
+    throw new Refusal('the subject is not confirmed as bearer');
+  }
+
+  const bearers = confirmations.filter((one) => bearer.includes(findAttribute(one, 'Method') ?? ''));
+  if (bearers.length === 0) throw new Refusal('the subject is not confirmed as bearer');
+  const refusals: unknown[] = [];
+  for (const confirmation of bearers) {
+    try {
+      const data = findChild(confirmation, namespace, 'SubjectConfirmationData');
+      if (data === undefined) return;
+      verifyLifetime(data, { now, clockToleranceSeconds });
+      const recipient = findAttribute(data, 'Recipient');
+      if (recipient === undefined || recipients.some((one) => isSameUrl(one, recipient))) return;
+      throw new Refusal('the Recipient is not an address of ours');
+    } catch (err) {
+      refusals.push(err);
+    }
+  }
+  throw refusals[0];
+}
+
+/** Our paths match without regard to case, and identity providers are configured by hand. */
+function isSameUrl(a: string, b: string): boolean {
+  return withoutTrailingSlash(a).toLowerCase() === withoutTrailingSlash(b).toLowerCase();
+}
+
+function readName(subjects: readonly Element[], { namespace }: Vocabulary) {
+  const element = namespace === saml11.namespace ? 'NameIdentifier' : 'NameID';
+  const names = subjects
+    .map((subject) => findChild(subject, namespace, element))
+    .filter((name) => name !== undefined);
+  const [name, ...others] = names.map(textOf);
+  if (others.some((other) => other !== name))
+    throw new Refusal('the statements are about different subjects');
+  if (name === undefined || name === '') return { name: undefined, format: undefined };
+  return { name, format: names[0] && findAttribute(names[0], 'Format') };
+}
+
+function readClaims(
+  assertion: Element,
+  vocabulary: Vocabulary,
+  name: string | undefined,
+): Map<string, string[]> {
+  const { namespace } = vocabulary;
+  const claims = new Map<string, string[]>();
+  const add = (type: string | undefined, value: string | undefined): void => {
+    if (type === undefined || value === undefined || value === '') return;
+    claims.set(type, [...(claims.get(type) ?? []), value]);
   };
-}
 
-function describe(
-  nameId: Element | undefined,
-  format: string | undefined,
-  claims: ReadonlyMap<string, readonly string[]>,
-): Pick<VerifiedAssertion, 'claims' | 'subject'> {
-  const value = textOf(nameId);
-  // An address is never found by comparing parts of names: the text is the whole value.
-  if (!value || /:transient$/i.test(format ?? '')) return { subject: undefined, claims };
-  const type = claimTypes.nameidentifier;
-  return { subject: value, claims: claims.has(type) ? claims : new Map([...claims, [type, [value]]]) };
-}
-
-/** The attributes by type; values that are not plain text are left out. */
-function readAttributes(
-  statements: readonly Element[],
-  namespace: string,
-  typeOf: (attribute: Element) => string | undefined,
-): Map<string, readonly string[]> {
-  const claims = new Map<string, readonly string[]>();
-  for (const attribute of statements.flatMap((statement) =>
-    childElements(statement, namespace, 'Attribute'),
-  )) {
-    const type = typeOf(attribute);
-    if (!type) continue;
-    const values = childElements(attribute, namespace, 'AttributeValue').flatMap(
-      (value) => textOf(value) || [],
-    );
-    if (values.length > 0) claims.set(type, [...(claims.get(type) ?? []), ...values]);
+  add(claimTypes.nameIdentifier, name);
+  for (const statement of children(assertion, namespace, 'AttributeStatement')) {
+    for (const attribute of children(statement, namespace, 'Attribute')) {
+      const type = readClaimType(attribute, vocabulary);
+      for (const value of children(attribute, namespace, 'AttributeValue')) add(type, readValue(value));
+    }
   }
   return claims;
 }
 
-function sameAddress(one: string, other: string): boolean {
-  return withoutSlash(one).toLowerCase() === withoutSlash(other).toLowerCase();
+/** In SAML 1.1 namespace and name are put together with a slash, but for a name that is a whole URI already. */
+function readClaimType(attribute: Element, { namespace }: Vocabulary): string | undefined {
+  if (namespace === saml20.namespace) return findAttribute(attribute, 'Name');
+  const name = findAttribute(attribute, 'AttributeName');
+  const prefix = findAttribute(attribute, 'AttributeNamespace');
+  if (name === undefined || prefix === undefined || /^(https?|urn):/.test(name)) return name;
+  return `${withoutTrailingSlash(prefix)}/${name}`;
 }
 
-/** A time as SAML writes it, in whole seconds since the epoch; undefined where there is none. */
-function readTime(element: Element, name: string): number | undefined {
-  const text = attributeOf(element, name);
-  if (text === undefined) return undefined;
-  const isTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/.test(text);
-  const milliseconds = isTime ? Date.parse(text.replace(/\.(\d{1,3})\d*/, '.$1')) : Number.NaN;
-  if (Number.isNaN(milliseconds)) throw new XmlError('a time that cannot be read');
-  return Math.floor(milliseconds / 1000);
+/**
+ * The text of an attribute value. One that holds a single element, as eduPersonTargetedID holds a NameID, has
+ * that element's text; what is more complex than that is no claim.
+ */
+function readValue(value: Element): string | undefined {
+  const [child, ...others] = children(value);
+  if (child === undefined) return textOf(value);
+  const isSimple = others.length === 0 && children(child).length === 0;
+  const text = trimSpace(child.textContent ?? '');
+  return isSimple && trimSpace(value.textContent ?? '') === text ? text : undefined;
 }
 
-const contentAlgorithms = new Set([
-  'http://www.w3.org/2009/xmlenc11#aes128-gcm',
-  'http://www.w3.org/2009/xmlenc11#aes256-gcm',
-]);
-const cbcAlgorithms = new Set([`${encryption}aes128-cbc`, `${encryption}aes256-cbc`]);
-const keyAlgorithms = new Set([`${encryption}rsa-oaep-mgf1p`, 'http://www.w3.org/2009/xmlenc11#rsa-oaep']);
-
-/** One text for everything that can go wrong: who could tell the causes apart could decrypt by asking. */
-const undecipherable = 'it cannot be decrypted';
-
-/** The assertion in an encrypted token, as text; it is nothing until its own signature has been verified. */
-function decrypt(token: Element, { decryptionKeys = [], allowCbc = false }: VerifyOptions): string {
-  if (decryptionKeys.length === 0) throw new XmlError('it is encrypted, and there are no DecryptionKeys');
-  const data = token.localName === 'EncryptedData' ? token : onlyChild(token, encryption, 'EncryptedData');
-  const methods = [...(data?.getElementsByTagNameNS(encryption, 'EncryptionMethod') ?? [])]
-    .concat([...token.getElementsByTagNameNS(encryption, 'EncryptionMethod')])
-    .map((method) => attributeOf(method, 'Algorithm') ?? '');
-  const isAllowed = (algorithm: string) =>
-    contentAlgorithms.has(algorithm) ||
-    keyAlgorithms.has(algorithm) ||
-    (allowCbc && cbcAlgorithms.has(algorithm));
-  if (data === undefined || methods.length === 0 || !methods.every(isAllowed)) {
-    throw new XmlError('it is encrypted by an algorithm that is not allowed; AES-CBC needs AllowCbc');
+/** How and when the user authenticated, from the first statement that says it. */
+function readAuthentication(assertion: Element, { namespace, authentication }: Vocabulary) {
+  const [statement] = children(assertion, namespace, authentication.statement);
+  if (statement === undefined) {
+    return { authenticatedAt: undefined, authenticationMethod: undefined, sessionIndex: undefined };
   }
-  for (const key of decryptionKeys) {
-    const text = decryptWith(key, token.toString());
-    if (text !== undefined) return text;
-  }
-  throw new XmlError(undecipherable);
+  const instant = readTime(statement, authentication.instant);
+  const context = findChild(statement, namespace, 'AuthnContext');
+  const classRef = context && findChild(context, namespace, 'AuthnContextClassRef');
+  return {
+    authenticatedAt: instant === undefined ? undefined : Math.floor(instant),
+    authenticationMethod: classRef ? textOf(classRef) : findAttribute(statement, 'AuthenticationMethod'),
+    sessionIndex: findAttribute(statement, 'SessionIndex'),
+  };
 }
-
-type Decrypt = (
-  xml: string,
-  options: { key: string; disallowDecryptionWithInsecureAlgorithm: boolean; warnInsecureAlgorithm: boolean },
-  callback: (err: Error | null, text?: string) => void,
-) => void;
-
-// It has no types of its own, and is CommonJS.
-const { decrypt: decryptXml } = createRequire(import.meta.url)('xml-encryption') as { decrypt: Decrypt };
-
-function decryptWith(key: string, xml: string): string | undefined {
-  let text: string | undefined;
-  // Which algorithms hold has been decided above; it answers before it returns.
-  const options = { key, disallowDecryptionWithInsecureAlgorithm: false, warnInsecureAlgorithm: false };
-  decryptXml(xml, options, (err, decrypted) => {
-    text = err === null ? decrypted : undefined;
-  });
-  return text;
-}
-
-export { UnknownKeyError };

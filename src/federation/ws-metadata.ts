@@ -1,74 +1,112 @@
-/** The federation metadata of a WS-Federation identity provider (WS-Federation 1.2 section 3). Pure. */
+/** The metadata that identity providers of WS-Federation publish, `FederationMetadata.xml`. Pure. */
+import { X509Certificate } from 'node:crypto';
+import type { Element } from '@xmldom/xmldom';
 import { ServerError } from '../errors.ts';
-import { signatureNamespace } from './signed-xml.ts';
-import { attributeOf, childElements, type Element, parseXml, textOf, XmlError } from './xml.ts';
+import { children, findAttribute, getChild, isNamed, parseXml, Refusal, textOf } from './xml.ts';
 
 export interface FederationMetadata {
+  /** The `entityID`: the issuer of the assertions. */
   readonly entityId: string;
-  /** Signing certificates, base64 DER; several while keys roll over. */
+  /** Every certificate that may sign, base64 DER: several while a key is being replaced. */
   readonly certificates: readonly string[];
-  /** Where browsers are sent to. */
+  /** Where the browser goes to sign in and out. */
   readonly passiveEndpoint: string;
 }
 
-const metadata = 'urn:oasis:names:tc:SAML:2.0:metadata';
-const federation = 'http://docs.oasis-open.org/wsfed/federation/200706';
-const addressing = 'http://www.w3.org/2005/08/addressing';
-const instance = 'http://www.w3.org/2001/XMLSchema-instance';
+const metadataNamespace = 'urn:oasis:names:tc:SAML:2.0:metadata';
+const federationNamespace = 'http://docs.oasis-open.org/wsfed/federation/200706';
+const addressingNamespace = 'http://www.w3.org/2005/08/addressing';
+const signatureNamespace = 'http://www.w3.org/2000/09/xmldsig#';
+const schemaInstanceNamespace = 'http://www.w3.org/2001/XMLSchema-instance';
 
-/** AD FS with many claims writes 100 kB, Entra ID more. */
-const limits = { length: 2 * 1024 * 1024, depth: 64, elements: 50_000 };
+/** AD FS publishes some 90 000 characters: every claim type it knows, once for each role. */
+const limits = { maxCharacters: 1024 * 1024, maxElements: 25_000 };
 
 /**
- * Reads the document. Its signature is not verified, as in Microsoft's relying parties: it is trusted by the
- * address that it was fetched from.
+ * Reads the role of a security token service out of the metadata; the other roles in the document are for SAML.
  *
- * @throws {ServerError} ERR_METADATA_INVALID, with a hint for the administrator
+ * The signature of the document is not verified, as Microsoft's own readers do not: it is made with the very key
+ * that is published here, and what vouches for the document is the address it was fetched from.
+ *
+ * @throws {ServerError} ERR_METADATA_INVALID, with a message for the administrator
+ * @see WS-Federation 1.2 section 3.1
  */
-export function parseFederationMetadata(text: string): FederationMetadata {
-  const fail = (hint: string, cause?: unknown): never => {
-    throw new ServerError('ERR_METADATA_INVALID', 'the metadata of the identity provider cannot be used', {
-      status: 503,
-      hint,
-      cause,
-    });
-  };
-  let root: Element;
+export function parseFederationMetadata(xml: string): FederationMetadata {
   try {
-    root = parseXml(text, limits);
+    const { root } = parseXml(withoutComments(xml), limits);
+    if (!isNamed(root, metadataNamespace, 'EntityDescriptor')) {
+      throw new Refusal(
+        `it begins with <${root.tagName}> where federation metadata begins with <EntityDescriptor>`,
+      );
+    }
+    const entityId = findAttribute(root, 'entityID');
+    if (entityId === undefined) throw new Refusal('it has no entityID');
+    const roles = children(root, metadataNamespace, 'RoleDescriptor').filter(isTokenService);
+    if (roles.length === 0) {
+      throw new Refusal(
+        'it describes no identity provider of WS-Federation (no RoleDescriptor SecurityTokenServiceType)',
+      );
+    }
+    return { entityId, certificates: readCertificates(roles), passiveEndpoint: readPassiveEndpoint(roles) };
   } catch (err) {
-    if (!(err instanceof XmlError)) throw err;
-    return fail(`it is no metadata document: ${err.message}`, err);
+    if (!(err instanceof Refusal)) throw err;
+    throw new ServerError('ERR_METADATA_INVALID', `the federation metadata cannot be used: ${err.message}`, {
+      status: 502,
+      hint: 'compare MetadataAddress with what a browser shows there',
+      cause: err,
+    });
   }
-  if (root.localName !== 'EntityDescriptor' || root.namespaceURI !== metadata) {
-    return fail('it is no metadata document: the root element is not EntityDescriptor');
-  }
-  const entityId = attributeOf(root, 'entityID');
-  if (!entityId) return fail('EntityDescriptor has no entityID');
-  const role = childElements(root, metadata, 'RoleDescriptor').find(isTokenService);
-  if (role === undefined) {
-    return fail(
-      'it has no RoleDescriptor of type SecurityTokenServiceType: is it that of a relying party, or SAML only?',
-    );
-  }
-  const certificates = childElements(role, metadata, 'KeyDescriptor')
-    .filter((key) => (attributeOf(key, 'use') ?? 'signing') === 'signing')
-    .flatMap((key) => [...key.getElementsByTagNameNS(signatureNamespace, 'X509Certificate')])
-    .map((certificate) => textOf(certificate)?.replace(/\s+/g, '') ?? '')
-    .filter((certificate) => certificate !== '');
-  if (certificates.length === 0) return fail('it has no signing certificate');
-  const passiveEndpoint = childElements(role, federation, 'PassiveRequestorEndpoint')
-    .flatMap((endpoint) => [...endpoint.getElementsByTagNameNS(addressing, 'Address')])
-    .map((address) => textOf(address) ?? '')
-    .find((address) => /^https?:$/.test(URL.parse(address)?.protocol ?? ''));
-  if (passiveEndpoint === undefined)
-    return fail('it has no PassiveRequestorEndpoint with an http or https address');
-  return { entityId, certificates: [...new Set(certificates)], passiveEndpoint };
 }
 
-/** By its `xsi:type`, whatever prefix that has. */
+/** Comments are common in documents kept by hand, and nothing here depends on which bytes were signed. */
+function withoutComments(xml: string): string {
+  const [first = '', ...rest] = xml.split('<!--');
+  return rest.reduce((text, part) => {
+    const end = part.indexOf('-->');
+    if (end === -1) throw new Refusal('a comment in it does not end');
+    return text + part.slice(end + 3);
+  }, first);
+}
+
+/** Whether the role's xsi:type is SecurityTokenServiceType, whatever prefix the document gives its namespace. */
 function isTokenService(role: Element): boolean {
-  const type = role.getAttributeNS(instance, 'type')?.trim() ?? '';
-  const [, prefix = '', name = type] = /^([^:]*):(.*)$/.exec(type) ?? [];
-  return name === 'SecurityTokenServiceType' && role.lookupNamespaceURI(prefix || null) === federation;
+  const type = role.getAttributeNS(schemaInstanceNamespace, 'type')?.trim() ?? '';
+  const [prefix, name] = type.includes(':') ? type.split(':') : ['', type];
+  return name === 'SecurityTokenServiceType' && role.lookupNamespaceURI(prefix ?? '') === federationNamespace;
+}
+
+function readCertificates(roles: readonly Element[]): string[] {
+  const certificates = roles
+    .flatMap((role) => children(role, metadataNamespace, 'KeyDescriptor'))
+    .filter((key) => ['signing', undefined].includes(findAttribute(key, 'use')))
+    .flatMap((key) => children(key, signatureNamespace, 'KeyInfo'))
+    .flatMap((info) => children(info, signatureNamespace, 'X509Data'))
+    .flatMap((data) => children(data, signatureNamespace, 'X509Certificate'))
+    .map((certificate) => textOf(certificate).replace(/\s+/g, ''));
+  if (certificates.length === 0) throw new Refusal('it has no signing certificate for the identity provider');
+  for (const certificate of certificates) verifyCertificate(certificate);
+  return [...new Set(certificates)];
+}
+
+function verifyCertificate(certificate: string): void {
+  try {
+    new X509Certificate(Buffer.from(certificate, 'base64'));
+  } catch (err) {
+    throw new Refusal('one of its signing certificates cannot be read', { cause: err });
+  }
+}
+
+function readPassiveEndpoint(roles: readonly Element[]): string {
+  const [endpoint] = roles.flatMap((role) => children(role, federationNamespace, 'PassiveRequestorEndpoint'));
+  if (endpoint === undefined) {
+    throw new Refusal('it has no address to send browsers to (PassiveRequestorEndpoint)');
+  }
+  const address = textOf(
+    getChild(getChild(endpoint, addressingNamespace, 'EndpointReference'), addressingNamespace, 'Address'),
+  );
+  const url = URL.parse(address);
+  if (url === null || !['https:', 'http:'].includes(url.protocol)) {
+    throw new Refusal(`its address to send browsers to is no http or https URL: ${address}`);
+  }
+  return address;
 }

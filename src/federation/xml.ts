@@ -1,136 +1,198 @@
 /**
- * XML from strangers: a gate on the raw text, a strict parse, and a few ways to walk what came out.
+ * XML from outside, admitted only where it is plain: elements, attributes and text. Pure.
  *
- * No document type, entity, comment, CDATA section or processing instruction passes, so nothing is left that two
- * parsers read differently or that splits a text in two.
+ * What is not needed by any token or metadata document is refused before a parser sees it, so that two parsers
+ * cannot disagree about it: document types and entities, comments, CDATA, processing instructions, characters
+ * that XML does not have.
  */
 import { DOMParser, type Element, type Node } from '@xmldom/xmldom';
 
-export type { Element } from '@xmldom/xmldom';
+/** Why a text is refused, in words for the operator. Whoever reads XML turns it into an error with a code. */
+export class Refusal extends Error {
+  override readonly name = 'Refusal';
+}
 
 export interface XmlLimits {
-  /** Characters. */
-  readonly length: number;
-  readonly depth: number;
-  readonly elements: number;
+  maxCharacters: number;
+  maxElements: number;
 }
 
-/** Why a document is not looked at; for the log, without anything from the document. */
-export class XmlError extends Error {}
+/** A parsed document and the very text that was parsed: signatures are over the text. */
+export interface XmlDocument {
+  readonly root: Element;
+  readonly text: string;
+}
 
-const answerLimits: XmlLimits = { length: 256 * 1024, depth: 64, elements: 5000 };
+/** A token nests some 12 deep; c14n recurses, and each level copies the namespaces above it. */
+const maxDepth = 48;
+/** Most attributes of one element, namespace declarations among them. */
+const maxAttributes = 64;
+
+/** XML 1.0 section 2.2. */
+const forbiddenCharacter =
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for.
+  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/;
 
 /**
- * Parses a document after the gate.
+ * Parses an XML text strictly: whatever the parser so much as warns of is refused.
  *
- * @throws {XmlError}
+ * White space around it, a byte order mark and an XML declaration are left out of the returned `text`.
+ *
+ * @throws {Refusal} with the reason
  */
-export function parseXml(text: string, limits: XmlLimits = answerLimits): Element {
-  passGate(text, limits);
-  let root: Element | null;
-  try {
-    root = new DOMParser({
-      locator: false,
-      onError(_level, message) {
-        throw new XmlError(`not well-formed: ${message.split('\n', 1)[0]?.slice(0, 80)}`);
-      },
-    }).parseFromString(withoutDeclaration(text), 'text/xml').documentElement;
-  } catch (err) {
-    // Our own error comes wrapped; what the parser throws by itself means the same.
-    throw err instanceof XmlError ? err : new XmlError('not well-formed');
+export function parseXml(source: string, limits: XmlLimits): XmlDocument {
+  if (source.length > limits.maxCharacters) {
+    throw new Refusal(
+      `the XML has ${source.length} characters, and at most ${limits.maxCharacters} are read`,
+    );
   }
-  if (root === null) throw new XmlError('no element');
-  checkTree(root, limits);
-  return root;
-}
-
-const declaration = /^\ufeff?\s*<\?xml\s[^<>?]*\?>/;
-
-function withoutDeclaration(text: string): string {
-  return text.replace(declaration, '').trim();
-}
-
-/** What may not be in the text at all, before any parser sees it. */
-function passGate(text: string, { length }: XmlLimits): void {
-  if (text.length > length) throw new XmlError(`longer than ${length} characters`);
-  const body = withoutDeclaration(text);
-  if (body.includes('<!')) throw new XmlError('a document type, entity, comment or CDATA section');
-  if (body.includes('<?')) throw new XmlError('a processing instruction');
-  // XML 1.0 section 2.2; a parser that lets others pass would cut a text short.
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
-  if (/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/.test(body))
-    throw new XmlError('a character that XML forbids');
-  for (const [, reference = ''] of body.matchAll(/&([^;<&]{0,10};?)/g)) {
-    if (!isHarmless(reference)) throw new XmlError('a reference to an unknown entity or forbidden character');
-  }
-}
-
-function isHarmless(reference: string): boolean {
-  if (/^(amp|lt|gt|quot|apos);$/.test(reference)) return true;
-  const [, hex, decimal] = /^#(?:x([0-9a-f]{1,6})|(\d{1,7}));$/i.exec(reference) ?? [];
-  const code = hex === undefined ? Number(decimal) : Number.parseInt(hex, 16);
-  return (
-    [0x9, 0xa, 0xd].includes(code) ||
-    (code >= 0x20 && code <= 0xd7ff) ||
-    (code >= 0xe000 && code <= 0xfffd) ||
-    (code >= 0x10000 && code <= 0x10ffff)
+  // xmldom takes these two for line ends, as XML 1.1 does. Referred to by number they stay what was signed.
+  const text = withoutDeclaration(source).replace(
+    /[\u0085\u2028]/g,
+    (character) => `&#${character.charCodeAt(0)};`,
   );
+  verifyMarkup(text, limits.maxElements);
+  verifyCharacters(text);
+  try {
+    const root = createParser().parseFromString(text, 'application/xml').documentElement;
+    if (root !== null) return { root, text };
+  } catch (err) {
+    throw new Refusal('the XML is not well-formed', { cause: err });
+  }
+  throw new Refusal('the XML has no root element');
 }
 
-/** Walks the whole tree once, without recursion: its size, and that no two elements have one id in any spelling. */
-function checkTree(root: Element, limits: XmlLimits): void {
-  const ids = new Set<string>();
-  const open: { element: Element; depth: number }[] = [{ element: root, depth: 1 }];
-  let count = 0;
-  for (let next = open.pop(); next !== undefined; next = open.pop()) {
-    const { element, depth } = next;
-    count += 1;
-    if (depth > limits.depth) throw new XmlError(`deeper than ${limits.depth} elements`);
-    if (count > limits.elements) throw new XmlError(`more than ${limits.elements} elements`);
-    for (const attribute of element.attributes) {
-      if (!/^(assertion)?id$/i.test(attribute.localName ?? attribute.name)) continue;
-      if (ids.has(attribute.value)) throw new XmlError('two elements with one id');
-      ids.add(attribute.value);
-    }
-    for (const child of childElements(element)) open.push({ element: child, depth: depth + 1 });
+function createParser(): DOMParser {
+  return new DOMParser({
+    locator: false,
+    onError: (level, message) => {
+      throw new Error(`${level}: ${message}`);
+    },
+  });
+}
+
+function withoutDeclaration(source: string): string {
+  return source
+    .replace(/^\ufeff/, '')
+    .trim()
+    .replace(/^<\?xml\s[^<>?]*\?>/, '')
+    .trimStart();
+}
+
+function verifyCharacters(text: string): void {
+  if (!text.isWellFormed() || forbiddenCharacter.test(text)) {
+    throw new Refusal('the XML has a character that XML does not allow');
   }
+  for (const [reference, name, hex, decimal] of text.matchAll(
+    /&(?:(lt|gt|amp|quot|apos);|#x([0-9a-fA-F]{1,6});|#([0-9]{1,7});)?/g,
+  )) {
+    if (name !== undefined) continue;
+    if (hex === undefined && decimal === undefined) {
+      throw new Refusal('the XML has an entity of its own, or an "&" that begins no reference');
+    }
+    const code = hex === undefined ? Number(decimal) : Number.parseInt(hex, 16);
+    if (!isCharacter(code)) throw new Refusal(`the XML refers to a character that is none: ${reference}`);
+  }
+}
+
+function isCharacter(code: number): boolean {
+  if (code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return false;
+  return !forbiddenCharacter.test(String.fromCodePoint(code));
+}
+
+/**
+ * Refuses all markup but tags, and counts these as they open and close. A parser would do it as well, but it has
+ * done the work by then, and the work grows with the square of the depth.
+ */
+function verifyMarkup(text: string, maxElements: number): void {
+  if (/<!doctype/i.test(text)) {
+    throw new Refusal('the XML has a document type (<!DOCTYPE): entities and external parts are never read');
+  }
+  if (text.includes('<!')) throw new Refusal('the XML has a comment, CDATA or a declaration ("<!")');
+  if (text.includes('<?')) throw new Refusal('the XML has a processing instruction ("<?")');
+
+  let depth = 0;
+  let elements = 0;
+  for (let start = text.indexOf('<'); start !== -1; start = text.indexOf('<', start + 1)) {
+    const { end, quotedCount } = findTagEnd(text, start);
+    if (text[start + 1] === '/') {
+      depth -= 1;
+    } else {
+      elements += 1;
+      if (quotedCount > maxAttributes) throw new Refusal('an element of the XML has too many attributes');
+      if (elements > maxElements) throw new Refusal(`the XML has more than ${maxElements} elements`);
+      if (depth >= maxDepth) throw new Refusal(`the XML is nested more than ${maxDepth} levels deep`);
+      if (text[end - 1] !== '/') depth += 1;
+    }
+    start = end;
+  }
+}
+
+/** Where the tag that begins at `start` ends, past any ">" in quotes. */
+function findTagEnd(text: string, start: number): { end: number; quotedCount: number } {
+  let quotedCount = 0;
+  for (let end = start + 1; end < text.length; end++) {
+    const character = text[end];
+    if (character === '>') return { end, quotedCount };
+    if (character === '<') break;
+    if (character === '"' || character === "'") {
+      quotedCount += 1;
+      end = text.indexOf(character, end + 1);
+      if (end === -1) break;
+    }
+  }
+  throw new Refusal('the XML is not well-formed: a tag does not end');
+}
+
+/** The element and everything below it, in document order. */
+export function* walk(element: Element): Generator<Element> {
+  yield element;
+  for (const child of children(element)) yield* walk(child);
+}
+
+/** The child elements, all of them or those of one name. */
+export function children(parent: Element, namespace?: string, ...names: readonly string[]): Element[] {
+  return Array.from(parent.childNodes)
+    .filter(isElement)
+    .filter((child) => namespace === undefined || isNamed(child, namespace, ...names));
+}
+
+/** The child of this name; undefined where there is none. @throws {Refusal} where there are several */
+export function findChild(parent: Element, namespace: string, name: string): Element | undefined {
+  const [child, ...others] = children(parent, namespace, name);
+  if (others.length > 0) throw new Refusal(`${parent.localName} has several ${name}`);
+  return child;
+}
+
+/** The child of this name. @throws {Refusal} where there is not exactly one */
+export function getChild(parent: Element, namespace: string, name: string): Element {
+  const child = findChild(parent, namespace, name);
+  if (child === undefined) throw new Refusal(`${parent.localName} has no ${name}`);
+  return child;
+}
+
+export function isNamed(element: Element, namespace: string, ...names: readonly string[]): boolean {
+  return element.namespaceURI === namespace && names.includes(element.localName ?? '');
+}
+
+/** The text of an element without the white space around it. @throws {Refusal} where it has child elements */
+export function textOf(element: Element): string {
+  if (children(element).length > 0)
+    throw new Refusal(`${element.localName} has elements where text is expected`);
+  return trimSpace(element.textContent ?? '');
+}
+
+/** The attribute without a namespace; undefined where it is missing or blank. */
+export function findAttribute(element: Element, name: string): string | undefined {
+  const value = trimSpace(element.getAttributeNS(null, name) ?? '');
+  return value === '' ? undefined : value;
+}
+
+/** Without the white space of XML around it; other spaces may be meant. */
+export function trimSpace(text: string): string {
+  return text.replace(/^[ \t\r\n]+/, '').replace(/(?<![ \t\r\n])[ \t\r\n]+$/, '');
 }
 
 function isElement(node: Node): node is Element {
-  return node.nodeType === 1;
-}
-
-/** The elements directly in an element, or those of one name. */
-export function childElements(element: Element, namespace?: string, name?: string): Element[] {
-  const found: Element[] = [];
-  for (let node: Node | null = element.firstChild; node !== null; node = node.nextSibling) {
-    if (!isElement(node)) continue;
-    if (namespace !== undefined && node.namespaceURI !== namespace) continue;
-    if (name !== undefined && node.localName !== name) continue;
-    found.push(node);
-  }
-  return found;
-}
-
-/** The one element of this name directly in an element; undefined for none or several. */
-export function onlyChild(element: Element, namespace: string, name: string): Element | undefined {
-  const [first, second] = childElements(element, namespace, name);
-  return second === undefined ? first : undefined;
-}
-
-/** How many elements of this name there are in a tree, its root included. */
-export function countElements(root: Element, namespace: string, name: string): number {
-  const isRoot = root.namespaceURI === namespace && root.localName === name ? 1 : 0;
-  return isRoot + root.getElementsByTagNameNS(namespace, name).length;
-}
-
-/** The text of an element that holds nothing else; undefined where it holds elements. White space around it goes. */
-export function textOf(element: Element | undefined): string | undefined {
-  if (element === undefined || childElements(element).length > 0) return undefined;
-  return (element.textContent ?? '').trim();
-}
-
-/** An attribute without a namespace; undefined where it is missing. */
-export function attributeOf(element: Element, name: string): string | undefined {
-  return element.getAttributeNS(null, name) ?? element.getAttribute(name) ?? undefined;
+  return node.nodeType === node.ELEMENT_NODE;
 }

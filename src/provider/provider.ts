@@ -17,7 +17,7 @@ import { localLogin } from '../config/checks.ts';
 import type { Client, Configuration } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
-import { type Outgoing, toRequest } from '../federation/outgoing.ts';
+import type { Outgoing } from '../federation/outgoing.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
 import {
   allowsLocalLogin,
@@ -290,7 +290,13 @@ function toEngineConfiguration(
 
     // The engine calls clients out of their registration alone (back-channel logout): the operator's own addresses.
     fetch: (url, options) =>
-      outgoing.fetch(String(url), { ...toRequest(options), trustedHosts: [new URL(url).host] }),
+      outgoing.fetch(String(url), {
+        method: options?.method ?? 'GET',
+        headers: Object.fromEntries(new Headers(options?.headers as Record<string, string>)),
+        body: String(options?.body ?? ''),
+        redirect: 'manual',
+        trustedHosts: [new URL(url).hostname],
+      }),
   };
 
   /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */

@@ -4,8 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { identity } from '../support/assertions.ts';
-import { startWsFedProvider } from '../support/identity-providers.ts';
+import { identity, startWsFedProvider } from '../support/identity-providers.ts';
 import { startTestServer } from '../support/start-server.ts';
 import { authorizationUrl, openPage, startClientSite } from './browser.ts';
 

@@ -3,9 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { startServer } from '../../src/server.ts';
-import { identity, makeAssertion, sign, wrap } from '../support/assertions.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
-import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
+import { identity, startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
 import { startTestServer } from '../support/start-server.ts';
 
@@ -189,7 +188,7 @@ test('an answer that is posted to the root finds its sign-in by wctx; one that n
       method: 'POST',
       body: new URLSearchParams({
         wa: 'wsignin1.0',
-        wresult: wrap(sign(makeAssertion({ issuer: standIn.issuer, claims }))),
+        wresult: standIn.makeAnswer(),
         wctx,
       }),
     });

@@ -5,9 +5,8 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
-import { identity } from '../support/assertions.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
-import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
+import { identity, startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
 import { findFreePort, startTestServer } from '../support/start-server.ts';
 

@@ -4,9 +4,9 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { createRemoteJWKSet, jwtVerify } from 'jose';
-import { identity } from '../support/assertions.ts';
 import { createBrowser, type Page } from '../support/browser.ts';
 import {
+  identity,
   type OpenIdStandIn,
   startOpenIdProvider,
   startWsFedProvider,

@@ -4,7 +4,15 @@ import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { exportJWK, generateKeyPair, type JWTPayload, SignJWT } from 'jose';
-import { type AssertionOptions, escapeXml, makeAnswer, signer } from './assertions.ts';
+import {
+  type AssertionOptions,
+  createAnswer,
+  createAssertion,
+  createSigner,
+  escapeXml,
+  sign,
+  toTime,
+} from './saml-issuer.ts';
 
 export interface WsFedStandIn {
   readonly url: string;
@@ -12,6 +20,8 @@ export interface WsFedStandIn {
   readonly issuer: string;
   /** What it says of whoever comes; to be changed by the test. */
   answer: AssertionOptions;
+  /** An honest answer, for whoever brings it to `recipient`. */
+  makeAnswer(recipient?: string): string;
   /** What it makes of an answer before it sends it. */
   alter: (wresult: string) => string;
   /** The certificates of its metadata. */
@@ -22,6 +32,11 @@ export interface WsFedStandIn {
   metadataFetches: number;
   stop(): Promise<void>;
 }
+
+/** The name claims of WS-Federation begin so. */
+export const identity = 'http://schemas.xmlsoap.org/ws/2005/05/identity/claims';
+
+const signer = createSigner();
 
 async function listen(
   t: TestContext,
@@ -63,7 +78,7 @@ export async function startWsFedProvider(
     standIn.requests.push(parameters);
     const wreply = parameters.get('wreply') ?? '';
     if (parameters.get('wa') !== 'wsignin1.0') return { status: 302, headers: { location: wreply } };
-    const wresult = standIn.alter(makeAnswer({ issuer: standIn.issuer, ...standIn.answer }));
+    const wresult = standIn.alter(standIn.makeAnswer(wreply));
     const field = (name: string, value: string) =>
       `<input type="hidden" name="${name}" value="${escapeXml(value)}">`;
     return {
@@ -78,6 +93,19 @@ export async function startWsFedProvider(
     answer,
     alter: (wresult) => wresult,
     certificates: [signer.certificate],
+    makeAnswer(recipient = '') {
+      const now = Math.floor(Date.now() / 1000);
+      const assertion = createAssertion({
+        id: `_${randomBytes(16).toString('hex')}`,
+        issuer: standIn.issuer,
+        notBefore: now - 60,
+        notOnOrAfter: now + 600,
+        authenticatedAt: now,
+        confirmation: `<saml:SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><saml:SubjectConfirmationData NotOnOrAfter="${toTime(now + 600)}"${recipient && ` Recipient="${escapeXml(recipient)}"`}/></saml:SubjectConfirmation>`,
+        ...standIn.answer,
+      });
+      return createAnswer(sign(assertion, { signer }));
+    },
     requests: [],
     metadataFetches: 0,
     stop,

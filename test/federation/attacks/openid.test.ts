@@ -40,22 +40,18 @@ async function signIn(
 const isSignedIn = (page: Page) => page.location?.searchParams.has('code') === true;
 
 const wrongClaims: readonly [name: string, alter: (claims: JWTPayload) => JWTPayload, reason: RegExp][] = [
-  ['another issuer in the ID token', (claims) => ({ ...claims, iss: 'https://evil.example' }), /CLAIM/],
-  ['another audience', (claims) => ({ ...claims, aud: 'somebody-else' }), /CLAIM/],
+  ['another issuer in the ID token', (claims) => ({ ...claims, iss: 'https://evil.example' }), /"iss"/],
+  ['another audience', (claims) => ({ ...claims, aud: 'somebody-else' }), /"aud"/],
   [
     'another audience beside ours, without azp',
     (claims) => ({ ...claims, aud: ['postern', 'evil'] }),
     /azp|CLAIM/i,
   ],
-  ['another nonce', (claims) => ({ ...claims, nonce: 'other' }), /CLAIM/],
-  ['no nonce', ({ nonce: _, ...claims }) => claims, /nonce|CLAIM|INVALID/i],
-  ['an ID token that has expired', (claims) => ({ ...claims, exp: 1_000_000 }), /TIMESTAMP/],
-  [
-    'an ID token of tomorrow',
-    (claims) => ({ ...claims, iat: 4_000_000_000, nbf: 4_000_000_000 }),
-    /TIMESTAMP/,
-  ],
-  ['no subject', ({ sub: _, ...claims }) => claims, /sub|INVALID/i],
+  ['another nonce', (claims) => ({ ...claims, nonce: 'other' }), /"nonce"/],
+  ['no nonce', ({ nonce: _, ...claims }) => claims, /"nonce"/],
+  ['an ID token that has expired', (claims) => ({ ...claims, exp: 1_000_000 }), /"exp"/],
+  ['an ID token of tomorrow', (claims) => ({ ...claims, iat: 4_000_000_000, nbf: 4_000_000_000 }), /"nbf"/],
+  ['no subject', ({ sub: _, ...claims }) => claims, /"sub"/],
 ];
 
 test('wrong ID tokens of an OpenID provider sign nobody in, each with its reason in the log', async (t) => {
@@ -164,10 +160,10 @@ test('a provider that rolls its key over is believed with the new one, without a
 test('metadata of another issuer, or with addresses that are not https, is not used', async (t) => {
   const standIn = await startOpenIdProvider(t, { sub: 'u-1', preferred_username: 'alice' });
   for (const [metadata, reason] of [
-    [{ issuer: 'https://evil.example' }, /its metadata is that of the issuer https:\/\/evil\.example/],
-    [{ issuer: 'https://login.example/{tenantid}/v2.0' }, /write the address of your own tenant/],
-    [{ token_endpoint: 'http://sso.example.com/token' }, /its token_endpoint is not https/],
-    [{ jwks_uri: undefined }, /its metadata has no jwks_uri/],
+    [{ issuer: 'https://evil.example' }, /are those of the issuer https:\/\/evil\.example/],
+    [{ issuer: 'https://login.example/{tenantid}/v2.0' }, /issuer/],
+    [{ token_endpoint: 'http://sso.example.com/token' }, /token_endpoint/],
+    [{ jwks_uri: undefined }, /jwks_uri/],
   ] as const) {
     standIn.metadata = metadata;
     const server = await startTestServer(t, {
