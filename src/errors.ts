@@ -28,6 +28,7 @@ export type ErrorCode =
   | 'ERR_IDENTITY_PROVIDER_ANSWER_INVALID'
   | 'ERR_IDENTITY_PROVIDER_REFUSED'
   | 'ERR_CLIENT_UNKNOWN'
+  | 'ERR_RELYING_PARTY_UNKNOWN'
   | 'ERR_INTERNAL';
 
 /** One finding about a config file: where it is, what is wrong and what to do. */

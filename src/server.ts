@@ -29,6 +29,12 @@ import {
   servePublicOrigin,
 } from './http/middleware.ts';
 import { type KeySource, loadKeys } from './keys/keys.ts';
+import {
+  daysToWarnOf,
+  loadSamlSigningKey,
+  type SamlKeySource,
+  type SamlSigningKey,
+} from './keys/saml-signer.ts';
 import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
@@ -50,6 +56,7 @@ import { startCleanup } from './store/cleanup.ts';
 import { openDatabase } from './store/database.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
+import { createWsFed } from './wsfed/app.ts';
 
 export interface ServerOptions {
   /** The folder with `server.json`. */
@@ -91,10 +98,18 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await accounts.seed(configuration.demoAccounts);
 
   const keys = await loadKeys(toKeySource(configuration));
+  const samlKey = settings.Mounts.includes('WsFed')
+    ? await loadSamlSigningKey(toSamlKeySource(configuration))
+    : undefined;
   const registry = createRegistry(configuration);
   const assets = createAssets(configuration);
   const outgoing = starting.use(
-    createOutgoing({ log, proxy: settings.OutgoingProxy, allowedHosts: settings.OutgoingAllowedHosts }),
+    createOutgoing({
+      log,
+      proxy: settings.OutgoingProxy,
+      proxyExceptions: settings.OutgoingProxyExceptions,
+      allowedHosts: settings.OutgoingAllowedHosts,
+    }),
   );
   const context: ServerContext = {
     log,
@@ -133,6 +148,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     farewells,
     assets: assets.routes,
     verifyAccessToken,
+    samlKey,
   });
   const listener = starting.use(await openListener(app.callback(), settings.Listener));
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
@@ -198,6 +214,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { url } = listener;
   log.info({ issuer: settings.PublicUrl, url, environment: settings.Environment }, 'listening');
   for (const { file, path, message } of configuration.deviations) log.warn({ file, path }, message);
+  const daysLeft = samlKey && daysToWarnOf(samlKey, now());
+  if (daysLeft !== undefined) {
+    log.warn(
+      { daysLeft },
+      'the certificate of the WsFed application ends soon: relying parties must get the next one',
+    );
+  }
 
   return {
     issuer: settings.PublicUrl,
@@ -225,6 +248,18 @@ function toKeySource({ server }: Configuration): KeySource {
     certificateFile: certificate.CertificateFile,
     passphrase: certificate.Passphrase,
     cookieKeys,
+  };
+}
+
+function toSamlKeySource({ server }: Configuration): SamlKeySource {
+  const { WsFedSigningCertificate: certificate } = server;
+  if (certificate === undefined) return { kind: 'generated', folder: `${server.DataFolder}/keys` };
+  return {
+    kind: 'files',
+    keyFile: certificate.KeyFile,
+    certificateFile: certificate.CertificateFile,
+    nextCertificateFile: certificate.NextCertificateFile,
+    passphrase: certificate.Passphrase,
   };
 }
 
@@ -263,9 +298,14 @@ interface AppParts {
   farewells: Farewells;
   assets: Middleware;
   verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
+  /** Where the WsFed application is among the mounts. */
+  samlKey: SamlSigningKey | undefined;
 }
 
-function createApp(context: ServerContext, { provider, assets, farewells, verifyAccessToken }: AppParts) {
+function createApp(
+  context: ServerContext,
+  { provider, assets, farewells, samlKey, verifyAccessToken }: AppParts,
+) {
   const { brand, keys, log, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
@@ -326,7 +366,7 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
 
   const stack: Middleware[] = [
     assets,
-    createUpstreamSignOut(context, (uid) => farewells.endSession(engine, uid)),
+    createUpstreamSignOut(context, (reference) => farewells.endSession(engine, reference)),
     receiveAnswers(context, external),
     allowOrigins(context, { paths: corsPaths }),
     allowMethods(methodsOf),
@@ -345,7 +385,14 @@ function createApp(context: ServerContext, { provider, assets, farewells, verify
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
   app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));
-  app.use(mountAt(base, compose(stack) as Parameters<typeof mountAt>[1]));
+  const mount = (path: string, ...middleware: Middleware[]) =>
+    app.use(mountAt(path, compose(middleware) as Parameters<typeof mountAt>[1]));
+  if (server.Mounts.includes('Oidc')) mount(base, ...stack);
+  if (samlKey !== undefined) {
+    mount(new URL(server.WsFed.PublicUrl).pathname, createWsFed({ ...context, csrf, signer: samlKey }));
+    // Both applications have the one stylesheet and logo, at the address of the first.
+    if (!server.Mounts.includes('Oidc')) mount(base, assets);
+  }
   app.use((ctx) => {
     if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
   });

@@ -26,8 +26,11 @@ export type ExternalRefusal =
   | 'account-disabled'
   | 'account-not-allowed'
   | 'account-removed'
+  | 'account-taken'
   | 'account-unknown'
+  | 'client-account'
   | 'email-not-verified'
+  | 'issuer-of-another'
   | 'name-missing'
   | 'name-unusable';
 
@@ -37,9 +40,20 @@ export type ExternalResult =
 
 export interface ExternalLogins {
   /** The account of an identity that has been verified, linked from now on. Two statements once it is. */
-  resolve(provider: Provider, identity: ExternalIdentity): Promise<ExternalResult>;
+  resolve(
+    provider: Provider,
+    identity: ExternalIdentity,
+    rules: {
+      /** Whether an account is for no person to sign in as. */
+      isReserved: (name: string) => boolean;
+      /** Whether an identity provider of this name is registered. */
+      isProvider: (name: string) => boolean;
+    },
+  ): Promise<ExternalResult>;
   /** The name, in lower case, of the account that an identity is linked to. */
   findLinked(identity: Pick<ExternalIdentity, 'issuer' | 'subject'>): Promise<string | undefined>;
+  /** Forgets whom an account is linked to, so that the name decides again; counts the links. */
+  unlink(accountName: string): Promise<number>;
 }
 
 const table = 'OidcUserLogin';
@@ -54,15 +68,18 @@ export function createExternalLogins({
   db: Knex;
   now: () => number;
 }): ExternalLogins {
-  async function findLinked({
-    issuer,
-    subject,
-  }: Pick<ExternalIdentity, 'issuer' | 'subject'>): Promise<string | undefined> {
+  async function findLink({ issuer, subject }: Pick<ExternalIdentity, 'issuer' | 'subject'>) {
     const row = await db<Row>(table)
-      .select('normalizedName')
+      .select('normalizedName', 'provider')
       .where({ id: linkId(issuer, subject) })
       .first();
-    return row === undefined ? undefined : String(row.normalizedName);
+    return row && { normalizedName: String(row.normalizedName), provider: String(row.provider) };
+  }
+
+  /** Whether somebody else of the same issuer is linked to the account. */
+  async function isTaken({ issuer }: ExternalIdentity, account: Account): Promise<boolean> {
+    const rows = await db<Row>(table).select('issuer').where({ normalizedName: account.name.toLowerCase() });
+    return rows.some((row) => row.issuer === issuer);
   }
 
   async function link(provider: Provider, { issuer, subject }: ExternalIdentity, account: Account) {
@@ -99,18 +116,29 @@ export function createExternalLogins({
   }
 
   return {
-    findLinked,
+    async findLinked(identity) {
+      return (await findLink(identity))?.normalizedName;
+    },
 
-    async resolve(provider, identity) {
+    unlink: (accountName) => db(table).where({ normalizedName: accountName.toLowerCase() }).delete(),
+
+    async resolve(provider, identity, { isReserved, isProvider }) {
       if (identity.subject === '') return refused('name-missing');
-      const linked = await findLinked(identity);
+      const linked = await findLink(identity);
       if (linked !== undefined) {
-        const account = await accounts.find(linked);
+        // Two registrations of one issuer may have different rules: one does not sign in whom the other vouched for.
+        if (linked.provider !== provider.Name && isProvider(linked.provider))
+          return refused('issuer-of-another');
+        if (isReserved(linked.normalizedName)) return refused('client-account');
+        const account = await accounts.find(linked.normalizedName);
         return account === undefined ? refused('account-removed') : judge(provider, account, false);
       }
       const userName = findUserName(provider, identity.claims);
       if (typeof userName === 'string') return refused(userName);
       let account = await findNamed(userName);
+      if (isReserved(account?.name ?? userName.name)) return refused('client-account');
+      // The name has gone to somebody else there; who is linked stays who is meant.
+      if (account !== undefined && (await isTaken(identity, account))) return refused('account-taken');
       const isNew = account === undefined;
       if (account === undefined) {
         if (!provider.ProvisionAccounts) return refused('account-unknown');
@@ -151,17 +179,19 @@ export function findUserName(
   claims: ReadonlyMap<string, readonly string[]>,
 ): UserName | ExternalRefusal {
   for (const claim of UserNameClaims) {
-    const values = claims.get(claim);
-    if (values === undefined || values.length === 0) continue;
+    const values = [...new Set(claims.get(claim))];
+    if (values.length === 0) continue;
     const [name = ''] = values;
-    // Several values would let the order of a list decide who it is.
-    if (values.length > 1 || name.trim() === '') return 'name-unusable';
+    // Several values would let the order of a list decide who it is, and look-alikes become somebody else's name.
+    if (values.length > 1 || name === '' || name !== name.trim() || name !== name.normalize('NFKC'))
+      return 'name-unusable';
     if (Type === 'Oidc' && claim === 'email') {
       const domain = name.slice(name.lastIndexOf('@') + 1).toLowerCase();
       const isOurs = Domains.some((ours) => ours.toLowerCase() === domain);
-      if (!isOurs || claims.get('email_verified')?.[0] !== 'true') return 'email-not-verified';
+      const verified = claims.get('email_verified') ?? [];
+      if (!isOurs || verified.length !== 1 || verified[0] !== 'true') return 'email-not-verified';
     }
-    return { claim, name: name.trim() };
+    return { claim, name };
   }
   return 'name-missing';
 }

@@ -66,6 +66,17 @@ export async function setDisabled(
   else io.stdout.write(`enabled ${account.name}\n`);
 }
 
+/** Forgets which identities elsewhere an account is linked to; who comes next under its name is linked anew. */
+export async function unlinkAccount(directory: string, name: string, io: CommandIo): Promise<void> {
+  await using store = await openMigratedStore(directory, io);
+  const account = await store.accounts.get(name);
+  const count = await store.externalLogins.unlink(account.name);
+  if (count === 0) {
+    throw new CommandError(exitCodes.failure, `${account.name} is not linked to an identity elsewhere`);
+  }
+  await endAll(store, account, 'unlinked', io);
+}
+
 /** Removes an account for good, after asking whoever sits at a terminal. */
 export async function removeAccount(
   directory: string,

@@ -2,7 +2,14 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { loadConfiguration } from '../config/load.ts';
-import { addAccount, listAccounts, removeAccount, setDisabled, setPassword } from './account.ts';
+import {
+  addAccount,
+  listAccounts,
+  removeAccount,
+  setDisabled,
+  setPassword,
+  unlinkAccount,
+} from './account.ts';
 import { addClient } from './client.ts';
 import { checkConfiguration, printSchema, schemaKinds, writeDocumentation } from './configuration.ts';
 import { describeFailure, exitCodes } from './exit.ts';
@@ -145,6 +152,11 @@ function addAccountCommands(program: Command, directory: () => string, io: Comma
     .description('let a disabled account sign in again')
     .argument('<name>')
     .action((name) => setDisabled(directory(), name, false, io));
+  account
+    .command('unlink')
+    .description('forget who at an identity provider the account belongs to, and end its sessions and grants')
+    .argument('<name>')
+    .action((name) => unlinkAccount(directory(), name, io));
   account
     .command('list')
     .description('list the accounts')

@@ -42,6 +42,7 @@ async function checkIdentityProviders({ providers, server }: Configuration, io: 
   await using outgoing = createOutgoing({
     log,
     proxy: server.OutgoingProxy,
+    proxyExceptions: server.OutgoingProxyExceptions,
     allowedHosts: server.OutgoingAllowedHosts,
   });
   const identityProviders = createIdentityProviders({

@@ -1,5 +1,6 @@
 /** What the commands need of the database, and the two that are about the database itself. */
 import { type Accounts, createAccounts } from '../accounts/accounts.ts';
+import { createExternalLogins, type ExternalLogins } from '../accounts/external-logins.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { createLogger } from '../log.ts';
 import { deleteExpired } from '../store/cleanup.ts';
@@ -12,6 +13,7 @@ export interface Store extends AsyncDisposable {
   readonly configuration: Configuration;
   readonly db: Database;
   readonly accounts: Accounts;
+  readonly externalLogins: ExternalLogins;
   readonly tokens: Tokens;
 }
 
@@ -25,10 +27,12 @@ export async function openStore(directory: string, { env, now }: CommandIo): Pro
   const configuration = await loadConfiguration(directory, { env });
   const log = createLogger({ level: 'silent', format: 'json' });
   const db = await openDatabase({ client: 'sqlite', file: configuration.server.Database.File, log, now });
+  const accounts = createAccounts({ db: db.knex, now });
   return {
     configuration,
     db,
-    accounts: createAccounts({ db: db.knex, now }),
+    accounts,
+    externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
     tokens: createTokens({ db, now }),
     [Symbol.asyncDispose]: () => db[Symbol.asyncDispose](),
   };

@@ -6,6 +6,7 @@ import {
   identityScopes,
   offlineAccess,
   ProviderRegistration,
+  RelyingPartyRegistration,
   ResourceRegistration,
   ServerSettings,
   type Traits,
@@ -13,7 +14,7 @@ import {
 } from './schema.ts';
 
 /** The kinds of config files; `config/schema/<kind>.schema.json` is named after them. */
-export type ConfigKind = 'server' | 'client' | 'provider' | 'resource' | 'accounts';
+export type ConfigKind = 'server' | 'client' | 'provider' | 'relying-party' | 'resource' | 'accounts';
 
 const kinds = {
   server: { schema: ServerSettings, title: 'config/server.json', about: 'The server itself.' },
@@ -33,6 +34,12 @@ const kinds = {
     title: 'config/providers/<Name>.json',
     about:
       'One identity provider. The name of the file, without `.json`, is the name of the provider; `Type` says which of the two tables applies.',
+  },
+  'relying-party': {
+    schema: RelyingPartyRegistration,
+    title: 'config/relying-parties/<Name>.json',
+    about:
+      'One application that signs its users in at the WsFed application. The OpenID Connect provider of the same server needs none, unless its provider file names a `MetadataAddress`.',
   },
   accounts: {
     schema: DemoAccounts,

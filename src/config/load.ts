@@ -2,7 +2,7 @@
  * From the folder of config files to one snapshot: read everything, check everything, report everything at
  * once; only a configuration without a single issue comes out, frozen.
  */
-import { createHash, createPrivateKey } from 'node:crypto';
+import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -26,6 +26,7 @@ import {
   DemoAccounts,
   isLoopback,
   ProviderRegistration,
+  RelyingPartyRegistration,
   ResourceRegistration,
   type Secret,
   type SecretReference,
@@ -46,8 +47,18 @@ export interface SecretHash {
 
 /** The settings with absolute paths, and with the secrets that the server itself needs. */
 export type Server = DeepReadonly<
-  Omit<ServerSettings, '$schema' | 'CookieKeys' | 'OidcSigningCertificate'> & {
+  Omit<
+    ServerSettings,
+    '$schema' | 'CookieKeys' | 'OidcSigningCertificate' | 'WsFed' | 'WsFedSigningCertificate'
+  > & {
     OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
+    WsFed: { PublicUrl: string };
+    WsFedSigningCertificate?: {
+      CertificateFile: string;
+      KeyFile: string;
+      Passphrase?: string;
+      NextCertificateFile?: string;
+    };
     CookieKeys?: string[];
   }
 >;
@@ -77,9 +88,22 @@ type Registered<Type extends ProviderRegistration['Type']> = Omit<
   '$schema' | 'CallbackPath' | 'ClientSecret' | 'DecryptionKeys' | 'Wreply'
 > & { Name: string; CallbackPath: string };
 
+/** An application of the WsFed application, complete. */
+export type RelyingParty = DeepReadonly<
+  Omit<RelyingPartyRegistration, '$schema' | 'EncryptionCertificateFile'> & {
+    Name: string;
+    Caption: string;
+    /** PEM. */
+    EncryptionCertificate?: string;
+  }
+>;
+
 /** A WS-Federation identity provider's registration, complete. */
 export type WsFedProvider = DeepReadonly<
   Registered<'WsFed'> & {
+    MetadataAddress: string;
+    /** It is our own WsFed application. */
+    isOwn: boolean;
     Wreply: string;
     /** PEM, decrypted. */
     DecryptionKeys: string[];
@@ -105,6 +129,8 @@ export interface Configuration {
   readonly resources: ReadonlyMap<string, Resource>;
   /** By name, the disabled ones too. */
   readonly providers: ReadonlyMap<string, Provider>;
+  /** By realm, the disabled ones too. */
+  readonly relyingParties: ReadonlyMap<string, RelyingParty>;
   /** In Development only. */
   readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
   /** Where clients are allowed what RFC 9700 advises against. */
@@ -150,6 +176,7 @@ export async function loadConfiguration(
   });
   const resourceFiles = await readFolder(reader, 'resources', ResourceRegistration);
   const providerFiles = await readFolder(reader, 'providers', ProviderRegistration);
+  const partyFiles = await readFolder(reader, 'relying-parties', RelyingPartyRegistration);
 
   if (serverFile === undefined) {
     issues.push({ file: `${reader.label}/server.json`, path: '', message: 'is missing' });
@@ -235,10 +262,25 @@ export async function loadConfiguration(
     }
     if (value === undefined) continue;
     const report = reporter(source, issues);
-    const provider = completeProvider(name, value, server?.PublicUrl ?? '', secrets, report);
+    const provider = completeProvider(name, value, server, secrets, report);
     for (const finding of checkProvider(provider, callbacks)) report(finding);
     providers.set(name, provider);
     deviations.push(...findProviderDeviations(provider).map((finding) => ({ file, ...finding })));
+  }
+
+  const relyingParties = new Map<string, RelyingParty>();
+  for (const source of partyFiles) {
+    const { name, value } = source;
+    if (value === undefined) continue;
+    const report = reporter(source, issues);
+    const other = relyingParties.get(value.Realm);
+    if (other !== undefined) {
+      report({ path: 'Realm', message: `${value.Realm} is the realm of ${other.Name} already` });
+    }
+    relyingParties.set(value.Realm, completeRelyingParty(name, value, secrets, report));
+  }
+  for (const party of ownRelyingParties(server, providers)) {
+    if (!relyingParties.has(party.Realm)) relyingParties.set(party.Realm, party);
   }
 
   if (issues.length > 0 || server === undefined) {
@@ -251,6 +293,7 @@ export async function loadConfiguration(
     clients,
     resources,
     providers,
+    relyingParties,
     demoAccounts: accountsFile?.value?.Accounts ?? [],
     deviations,
   });
@@ -387,12 +430,22 @@ function completeServer(
 ): Server | undefined {
   if (source?.value === undefined) return undefined;
   const report = reporter(source, issues);
-  const { OidcSigningCertificate, CookieKeys, ...settings } = withoutSchema(source.value);
+  const { OidcSigningCertificate, CookieKeys, WsFed, WsFedSigningCertificate, ...settings } = withoutSchema(
+    source.value,
+  );
   const { home, mode } = secrets;
 
-  for (const [property, value] of Object.entries({ OidcSigningCertificate, CookieKeys })) {
+  for (const [property, value] of Object.entries({
+    OidcSigningCertificate,
+    WsFedSigningCertificate,
+    CookieKeys,
+  })) {
     if (value !== undefined || mode.strictBecause === undefined) continue;
-    report({ path: property, message: `is required ${mode.strictBecause}` });
+    // A key is needed by the application that signs with it.
+    const isOfWsFed = property === 'WsFedSigningCertificate';
+    if (isOfWsFed && !settings.Mounts.includes('WsFed')) continue;
+    const message = `is required ${mode.strictBecause}`;
+    report({ path: property, message: isOfWsFed ? `${message}, unless Mounts is ["Oidc"]` : message });
   }
   const existing = (file: string, path: string): string => {
     const absolute = resolve(home, file);
@@ -414,6 +467,17 @@ function completeServer(
 
   return {
     ...settings,
+    WsFed: { PublicUrl: WsFed.PublicUrl ?? wsFedUrlOf(settings.PublicUrl) },
+    ...(WsFedSigningCertificate === undefined
+      ? undefined
+      : {
+          WsFedSigningCertificate: completeWsFedCertificate(
+            WsFedSigningCertificate,
+            existing,
+            secrets,
+            report,
+          ),
+        }),
     Database: { ...settings.Database, File: resolve(home, settings.Database.File) },
     DataFolder: resolve(home, settings.DataFolder),
     Branding: {
@@ -446,6 +510,94 @@ function completeCertificate(
       : { CertificateFile: existing(CertificateFile, 'OidcSigningCertificate.CertificateFile') }),
     ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
   };
+}
+
+/** The URL of the WsFed application beside a provider: /SPSSMR/WsFed beside /SPSSMR/Oidc. */
+function wsFedUrlOf(publicUrl: string): string {
+  const url = new URL(publicUrl);
+  return `${url.origin}${url.pathname.replace(/\/[^/]*$/, '')}/WsFed`;
+}
+
+function completeWsFedCertificate(
+  {
+    CertificateFile,
+    KeyFile,
+    NextCertificateFile,
+    Passphrase,
+  }: NonNullable<ServerSettings['WsFedSigningCertificate']>,
+  existing: (file: string, path: string) => string,
+  secrets: SecretSources,
+  report: Report,
+): NonNullable<Server['WsFedSigningCertificate']> {
+  const passphrase =
+    Passphrase === undefined
+      ? undefined
+      : resolveSecret(Passphrase, 'WsFedSigningCertificate.Passphrase', secrets, report);
+  return {
+    CertificateFile: existing(CertificateFile, 'WsFedSigningCertificate.CertificateFile'),
+    KeyFile: existing(KeyFile, 'WsFedSigningCertificate.KeyFile'),
+    ...(NextCertificateFile === undefined
+      ? undefined
+      : {
+          NextCertificateFile: existing(NextCertificateFile, 'WsFedSigningCertificate.NextCertificateFile'),
+        }),
+    ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+  };
+}
+
+function completeRelyingParty(
+  name: string,
+  value: RelyingPartyRegistration,
+  secrets: SecretSources,
+  report: Report,
+): RelyingParty {
+  const { EncryptionCertificateFile, ...rest } = withoutSchema(value);
+  const certificate =
+    EncryptionCertificateFile === undefined
+      ? undefined
+      : resolveSecret({ file: EncryptionCertificateFile }, 'EncryptionCertificateFile', secrets, report);
+  if (certificate !== undefined && value.TokenType === 'Saml11') {
+    report({ path: 'EncryptionCertificateFile', message: 'needs TokenType Saml20' });
+  }
+  if (certificate !== undefined && !isCertificate(certificate)) {
+    report({ path: 'EncryptionCertificateFile', message: 'holds no certificate in PEM' });
+  }
+  return {
+    ...rest,
+    Name: name,
+    Caption: value.Caption ?? name,
+    ...(certificate === undefined ? undefined : { EncryptionCertificate: certificate }),
+  };
+}
+
+function isCertificate(pem: string): boolean {
+  try {
+    return new X509Certificate(pem).publicKey.asymmetricKeyType === 'rsa';
+  } catch {
+    return false;
+  }
+}
+
+/** The provider of this server, as a relying party of its own WsFed application: nobody has to register it. */
+function ownRelyingParties(
+  server: Server | undefined,
+  providers: ReadonlyMap<string, Provider>,
+): RelyingParty[] {
+  if (server === undefined) return [];
+  return [...providers.values()].flatMap((provider) => {
+    if (provider.Type !== 'WsFed' || !provider.isOwn) return [];
+    return {
+      Name: provider.Name,
+      Caption: server.Branding.Name,
+      Enabled: provider.Enabled,
+      Realm: provider.Wtrealm,
+      ReplyUrls: [provider.Wreply],
+      PostLogoutRedirectUris: [`${server.PublicUrl}/signed-out`],
+      TokenType: 'Saml20' as const,
+      TokenLifetime: 600,
+      Claims: ['name', 'nameidentifier', 'windowsaccountname', 'upn', 'emailaddress', 'role'],
+    };
+  });
 }
 
 function completeClient(
@@ -483,6 +635,9 @@ function completeResource(
   };
 }
 
+/** Where the WsFed application publishes its metadata, under its URL. */
+export const federationMetadataPath = '/FederationMetadata/2007-06/FederationMetadata.xml';
+
 /** The path under the public URL that takes the answers: as said, or where `Wreply` has them sent. */
 function callbackPathOf(name: string, value: ProviderRegistration, publicUrl: string): string {
   if (value.CallbackPath !== undefined) return value.CallbackPath;
@@ -496,10 +651,11 @@ function callbackPathOf(name: string, value: ProviderRegistration, publicUrl: st
 function completeProvider(
   name: string,
   value: ProviderRegistration,
-  publicUrl: string,
+  server: Server | undefined,
   secrets: SecretSources,
   report: Report,
 ): Provider {
+  const publicUrl = server?.PublicUrl ?? '';
   const CallbackPath = callbackPathOf(name, value, publicUrl);
   if (value.Type === 'WsFed') {
     const { DecryptionKeys, Wreply = publicUrl + CallbackPath, ...rest } = withoutSchema(value);
@@ -512,7 +668,9 @@ function completeProvider(
       const pem = resolveSecret({ file: KeyFile }, `${path}.KeyFile`, secrets, report);
       return pem === undefined ? [] : decryptKey(pem, passphrase, `${path}.KeyFile`, report);
     });
-    return { ...rest, Name: name, CallbackPath, Wreply, DecryptionKeys: keys };
+    const { MetadataAddress = `${server?.WsFed.PublicUrl}${federationMetadataPath}` } = rest;
+    const isOwn = rest.MetadataAddress === undefined;
+    return { ...rest, Name: name, MetadataAddress, isOwn, CallbackPath, Wreply, DecryptionKeys: keys };
   }
   const { ClientSecret, ...rest } = withoutSchema(value);
   const secret =

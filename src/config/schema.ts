@@ -187,11 +187,21 @@ export const ServerSettings = z.strictObject({
     .prefault({})
     .meta({ description: 'Where the server listens.' }),
   Mounts: list(z.enum(['Oidc', 'WsFed']))
-    .refine((mounts) => !mounts.includes('WsFed'), 'WsFed is not built yet')
-    .refine((mounts) => mounts.includes('Oidc'), 'must contain Oidc')
-    .default(['Oidc'])
-    .register(traits, { refused: 'WsFed is not built yet.' })
-    .meta({ description: 'The applications that this server runs.' }),
+    .refine((mounts) => mounts.length > 0, 'must contain Oidc or WsFed')
+    .default(['Oidc', 'WsFed'])
+    .meta({
+      description:
+        'The applications that this server runs: Oidc, the OpenID Connect provider, and WsFed, a WS-Federation identity provider with the same accounts.',
+    }),
+  WsFed: z
+    .strictObject({
+      PublicUrl: z.string().superRefine(checkPublicUrl).optional().meta({
+        description:
+          'The URL of the WsFed application, which is also its name as an issuer. Without it: PublicUrl with WsFed in place of its last part.',
+      }),
+    })
+    .prefault({})
+    .meta({ description: 'The WsFed application.' }),
   Database: z
     .strictObject({
       Client: z
@@ -249,6 +259,23 @@ export const ServerSettings = z.strictObject({
       description:
         'The signing key of tokens, the same on every node. Required outside Development. Files are relative to the folder that contains config/.',
     }),
+  WsFedSigningCertificate: z
+    .strictObject({
+      CertificateFile: text().meta({ description: 'PEM file with the certificate of the key.' }),
+      KeyFile: text().meta({ description: 'PEM file with the RSA private key that signs assertions.' }),
+      Passphrase: SecretReference.optional().meta({
+        description: 'Where the passphrase of the key is, if it is encrypted.',
+      }),
+      NextCertificateFile: text().optional().meta({
+        description:
+          'PEM file with the certificate of the next key: the metadata has it before the key signs.',
+      }),
+    })
+    .optional()
+    .meta({
+      description:
+        'The key that the WsFed application signs with, the same on every node. Required outside Development where WsFed is among Mounts. Relying parties pin it: it never renews itself. Files are relative to the folder that contains config/.',
+    }),
   CookieKeys: z.array(SecretReference).min(1).optional().meta({
     description:
       'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',
@@ -256,9 +283,12 @@ export const ServerSettings = z.strictObject({
   OutgoingProxy: webUrl().optional().meta({
     description: 'Proxy for the calls that the server makes itself, such as http://proxy.example.com:3128.',
   }),
-  OutgoingAllowedHosts: list(text()).default([]).meta({
+  OutgoingProxyExceptions: list(hostPattern()).default([]).meta({
+    description: 'Hosts that are called without the proxy, written as OutgoingAllowedHosts.',
+  }),
+  OutgoingAllowedHosts: list(hostPattern()).default([]).meta({
     description:
-      'Hosts in private networks that calls of the server may reach beside those that the config files name, as name or name:port. Everything else there is refused.',
+      'Hosts in private networks that calls of the server may reach beside those that the config files name: names, names that begin with *., addresses, or networks such as 10.0.0.0/8. Everything else there is refused.',
   }),
   Branding: z
     .strictObject({
@@ -286,6 +316,13 @@ export const ServerSettings = z.strictObject({
     .meta({ description: 'What the server writes to its standard output.' }),
 });
 export type ServerSettings = z.output<typeof ServerSettings>;
+
+function hostPattern() {
+  return text().regex(
+    /^((\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9.]+(\/\d{1,2})?|\[?[0-9a-f:.]+\]?(\/\d{1,3})?)$/i,
+    'must be a name, an address or a network, such as sso.example.com, *.example.com or 10.0.0.0/8',
+  );
+}
 
 function color() {
   return z.string().regex(/^#[0-9a-f]{6}$/i, 'must be a colour as #rrggbb');
@@ -662,8 +699,9 @@ function mfaValues(...values: string[]) {
 const WsFedProvider = z.strictObject({
   ...providerProperties,
   Type: z.literal('WsFed').meta({ description: 'A WS-Federation identity provider.' }),
-  MetadataAddress: webUrl().meta({
-    description: 'URL of its federation metadata, as this server reaches it.',
+  MetadataAddress: webUrl().optional().meta({
+    description:
+      'URL of its federation metadata, as this server reaches it. Without it: our own WsFed application.',
   }),
   Wtrealm: text().default('urn:intelligence').meta({ description: 'The realm under which it knows us.' }),
   Wreply: webUrl().optional().meta({
@@ -743,6 +781,40 @@ export const ProviderRegistration = z.discriminatedUnion('Type', [WsFedProvider,
   error: 'Type must be one of WsFed, Oidc',
 });
 export type ProviderRegistration = z.output<typeof ProviderRegistration>;
+
+/** config/relying-parties/<Name>.json: an application that signs its users in at the WsFed application. */
+export const RelyingPartyRegistration = z.strictObject({
+  $schema: schemaReference,
+  Enabled: boolean().default(true).meta({ description: 'Whether its users can sign in.' }),
+  Caption: text().optional().meta({
+    description: 'Name shown to users. Without it, the name of the file.',
+  }),
+  Realm: text().meta({
+    description: 'Its identifier: what it sends as wtrealm, and the audience of assertions.',
+  }),
+  ReplyUrls: list(webUrl())
+    .refine((urls) => urls.length > 0, 'must contain at least one address')
+    .meta({
+      description:
+        'Where answers may be posted to, compared exactly. The first is used where a request names none (wreply).',
+    }),
+  PostLogoutRedirectUris: list(webUrl()).default([]).meta({
+    description: 'Where users may be sent after signing out, beside ReplyUrls; compared without the query.',
+  }),
+  TokenType: z.enum(['Saml11', 'Saml20']).default('Saml20').meta({ description: 'The version of SAML.' }),
+  TokenLifetime: seconds(1, 86_400).default(3600).meta({ description: 'How long an assertion is valid.' }),
+  Claims: list(text())
+    .default(['name', 'nameidentifier', 'windowsaccountname', 'upn', 'emailaddress', 'role'])
+    .meta({
+      description:
+        'The claims that it gets, by short names of WS-Federation or by names of claims of the account; those that the account has.',
+    }),
+  EncryptionCertificateFile: text().optional().meta({
+    description:
+      'PEM file with its certificate: assertions (Saml20) are then encrypted for it. Relative to the folder that contains config/.',
+  }),
+});
+export type RelyingPartyRegistration = z.output<typeof RelyingPartyRegistration>;
 
 /** One entry of config/accounts.json. */
 export const DemoAccount = z.strictObject({

@@ -107,7 +107,8 @@ export async function loadProvider(outgoing: Outgoing, location: ProviderLocatio
     ([name, value]) =>
       /_endpoint$|^jwks_uri$/.test(name) &&
       /^http:/i.test(String(value)) &&
-      !isLoopbackHost(hostOf(new URL(String(value)))),
+      // What came from this machine may stay on it; what came by https may not leave it.
+      !(url.protocol === 'http:' && isLoopbackHost(hostOf(new URL(String(value))))),
   );
   if (location.RequireHttpsMetadata && insecure.length > 0) {
     throw unusable(

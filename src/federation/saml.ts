@@ -55,7 +55,7 @@ export interface VerifiedAssertion {
   readonly subject: string | undefined;
   /** The URI of its format. */
   readonly subjectFormat: string | undefined;
-  /** Values by claim type URI, in order, none of them empty; the subject is in it as nameidentifier. */
+  /** Values by claim type URI, in order, none empty and none twice; the subject is in it as nameidentifier. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
   /** When the user proved who they are, in seconds since the epoch. */
   readonly authenticatedAt: number | undefined;
@@ -124,7 +124,7 @@ const trustNamespaces = [
   'http://docs.oasis-open.org/ws-sx/ws-trust/200802',
 ];
 /** AD FS answers in some 6 000 characters; hundreds of groups make ten times that. */
-const limits = { maxCharacters: 256 * 1024, maxElements: 6_000 };
+const limits = { maxCharacters: 256 * 1024, maxElements: 3_000 };
 const defaultClockToleranceSeconds = 300;
 
 /**
@@ -391,7 +391,8 @@ function readClaims(
   const claims = new Map<string, string[]>();
   const add = (type: string | undefined, value: string | undefined): void => {
     if (type === undefined || value === undefined || value === '') return;
-    claims.set(type, [...(claims.get(type) ?? []), value]);
+    const values = claims.get(type) ?? [];
+    if (!values.includes(value)) claims.set(type, [...values, value]);
   };
 
   add(claimTypes.nameIdentifier, name);

@@ -41,6 +41,11 @@ export function parseFederationMetadata(xml: string): FederationMetadata {
     }
     const entityId = findAttribute(root, 'entityID');
     if (entityId === undefined) throw new Refusal('it has no entityID');
+    if (entityId.includes('{')) {
+      throw new Refusal(
+        `it is that of all tenants together (${entityId}): use the address that names the tenant`,
+      );
+    }
     const roles = children(root, metadataNamespace, 'RoleDescriptor').filter(isTokenService);
     if (roles.length === 0) {
       throw new Refusal(

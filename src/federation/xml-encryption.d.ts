@@ -1,4 +1,4 @@
-/** The one function of xml-encryption that we use; it ships no types. */
+/** The two functions of xml-encryption that we use; it ships no types. */
 declare module 'xml-encryption' {
   interface DecryptOptions {
     /** A private key, PEM. */
@@ -13,5 +13,20 @@ declare module 'xml-encryption' {
     xml: string,
     options: DecryptOptions,
     callback: (err: Error | null, text?: string) => void,
+  ): void;
+
+  interface EncryptOptions {
+    /** The recipient's public key or certificate, PEM. */
+    rsa_pub: string;
+    /** The recipient's certificate, PEM. */
+    pem: string;
+    encryptionAlgorithm: string;
+    keyEncryptionAlgorithm: string;
+  }
+
+  export function encrypt(
+    content: string,
+    options: EncryptOptions,
+    callback: (err: Error | null, encrypted: string) => void,
   ): void;
 }

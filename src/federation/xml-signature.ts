@@ -82,35 +82,28 @@ export function verifyEnvelopedSignature(
   if (keys.length === 0) {
     throw new UnknownKeyRefusal('no certificate of the metadata is of the kind that the signature names');
   }
-  let hasDigestMatched = false;
+  const attempt = { hasDigestMatched: false };
+  const verifier = createVerifier({ keys, idAttribute, method, digest }, attempt);
   let cause: unknown;
-  for (const key of keys) {
-    // A fresh one each time: nothing that an attempt leaves behind may count for the next.
-    const verifier = createVerifier({ key, idAttribute, method, digest }, () => {
-      hasDigestMatched = true;
-    });
-    try {
-      verifier.loadSignature(signature as unknown as Parameters<SignedXml['loadSignature']>[0]);
-      if (verifier.checkSignature(document.text) !== true) continue;
-    } catch (err) {
-      // It throws for a wrong signature value as for what it cannot process.
-      cause = err;
-      continue;
+  try {
+    verifier.loadSignature(signature as unknown as Parameters<SignedXml['loadSignature']>[0]);
+    if (verifier.checkSignature(document.text) === true) {
+      const [signed, ...others] = verifier.getSignedReferences();
+      if (signed !== undefined && others.length === 0) return signed;
     }
-    const [signed, ...others] = verifier.getSignedReferences();
-    if (signed === undefined || others.length > 0)
-      throw new Refusal('the signature is not over exactly one thing');
-    return signed;
+  } catch (err) {
+    // It throws for a wrong signature value as for what it cannot process.
+    cause = err;
   }
-  if (!hasDigestMatched) {
-    throw new Refusal('the signed content was changed: its digest is not the one in the signature', {
-      cause,
-    });
+  if (attempt.hasDigestMatched) {
+    throw new UnknownKeyRefusal(
+      `the signature is by none of the ${certificates.length} certificates of the metadata${describeKeyInfo(signature)}`,
+      { cause },
+    );
   }
-  throw new UnknownKeyRefusal(
-    `the signature is by none of the ${certificates.length} certificates of the metadata${describeKeyInfo(signature)}`,
-    { cause },
-  );
+  throw cause === undefined
+    ? new Refusal('the signed content was changed: its digest is not the one in the signature')
+    : new Refusal('the signature cannot be processed', { cause });
 }
 
 /**
@@ -262,15 +255,21 @@ function isFit(
 }
 
 interface VerifierOptions {
-  key: KeyObject;
+  keys: readonly KeyObject[];
   idAttribute: string;
   method: { uri: string; algorithm: SignatureMethod };
   digest: { uri: string; algorithm: string };
 }
 
-/** A verifier that knows no algorithm but those that the signature names and we accept, and one key. */
-function createVerifier({ key, idAttribute, method, digest }: VerifierOptions, onDigestMatched: () => void) {
-  const verifier = new SignedXml({ publicCert: key, getCertFromKeyInfo: () => null });
+/**
+ * A verifier for one signature, that knows no algorithm but the two which this one names and no keys but these. It
+ * tries them by itself: for one verifier each, xml-crypto would parse and canonicalize the document each time.
+ */
+function createVerifier(
+  { keys, idAttribute, method, digest }: VerifierOptions,
+  attempt: { hasDigestMatched: boolean },
+): SignedXml {
+  const verifier = new SignedXml({ publicCert: keys[0] ?? '', getCertFromKeyInfo: () => null });
   verifier.idAttributes = [idAttribute];
   const { [enveloped]: envelopedTransform, [exclusive]: exclusiveTransform } =
     verifier.CanonicalizationAlgorithms;
@@ -290,12 +289,19 @@ function createVerifier({ key, idAttribute, method, digest }: VerifierOptions, o
       getSignature(): never {
         throw new Error('nothing is signed here');
       }
-      /** xml-crypto comes here when the digest has matched. */
+      /** xml-crypto comes here when the digest has matched; the key that it chose is not used. */
       verifySignature(signedInfo: string, _key: KeyLike, value: string): boolean {
-        onDigestMatched();
+        attempt.hasDigestMatched = true;
+        const signature = Buffer.from(value, 'base64');
         // XML Signature 1.1 section 6.4.3: an ECDSA signature is r and s, one after the other.
-        const options = { key, dsaEncoding: 'ieee-p1363' } as const;
-        return verify(method.algorithm.hash, Buffer.from(signedInfo), options, Buffer.from(value, 'base64'));
+        return keys.some((key) =>
+          verify(
+            method.algorithm.hash,
+            Buffer.from(signedInfo),
+            { key, dsaEncoding: 'ieee-p1363' },
+            signature,
+          ),
+        );
       }
     },
   };

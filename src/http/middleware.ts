@@ -77,6 +77,12 @@ export function allowImage(ctx: Context, url: string | undefined): void {
   );
 }
 
+/** Lets the page in hand run one script of ours, by the base64 SHA-256 of its text. */
+export function allowScript(ctx: Context, hash: string): void {
+  const policy = ctx.response.get('Content-Security-Policy');
+  ctx.set('Content-Security-Policy', policy.replace('script-src', `script-src 'sha256-${hash}'`));
+}
+
 /** Lets the page in hand load pages of others in frames, such as those that end a client's session. */
 export function allowFrames(ctx: Context, urls: readonly string[]): void {
   const origins = [...new Set(urls.map((url) => new URL(url).origin))];

@@ -13,7 +13,7 @@ import {
   X509Certificate,
 } from 'node:crypto';
 import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import {
   calculateJwkThumbprint,
   exportJWK,
@@ -135,7 +135,6 @@ function readCertificate(file: string): X509Certificate {
 }
 
 async function loadGenerated(folder: string): Promise<SigningKeys> {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
   const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
     const jwk = await exportJWK(privateKey);
@@ -148,7 +147,7 @@ async function loadGenerated(folder: string): Promise<SigningKeys> {
 }
 
 /** Reads a JSON file, or makes it where it is missing; of two processes that make it at once, one file stays. */
-async function readOrMake(file: string, make: () => Promise<unknown>): Promise<unknown> {
+export async function readOrMake(file: string, make: () => Promise<unknown>): Promise<unknown> {
   const read = () => {
     try {
       return JSON.parse(readFileSync(file, 'utf8')) as unknown;
@@ -165,6 +164,7 @@ async function readOrMake(file: string, make: () => Promise<unknown>): Promise<u
   const made = await make();
   // Written whole under another name and then linked: a process killed here leaves no half a key behind.
   const draft = `${file}.${randomBytes(6).toString('hex')}`;
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   writeFileSync(draft, `${JSON.stringify(made)}\n`, { flag: 'wx', mode: 0o600 });
   try {
     linkSync(draft, file);

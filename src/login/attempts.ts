@@ -1,8 +1,10 @@
 /**
  * External sign-ins under way: one row each, from the redirect out to the redirect that finishes the interaction.
  *
- * The handle is `state` (or `wctx`) on the way out. It takes one answer, which the callback stores; the browser
- * that holds the interaction's cookie takes it from there, once.
+ * The handle is `state` (or `wctx`) on the way out, so whoever set out knows it. Its one answer is claimed by the
+ * callback, which gives the browser that brought it a ticket; the answer is taken with the ticket and the cookie of
+ * the interaction together. Without the ticket somebody could set out, have another person follow the link, and
+ * take what that person's browser brought.
  */
 import { randomBytes } from 'node:crypto';
 import type { ServerContext } from '../context.ts';
@@ -30,7 +32,13 @@ export interface Attempt {
   readonly keep: Readonly<Record<string, string>>;
   /** Seconds, as the request asked for it. */
   readonly maxAge?: number | undefined;
+  /** The user was to be asked anew. */
+  readonly isFresh?: boolean | undefined;
+  /** When it set out, in seconds since the epoch. */
+  readonly startedAt: number;
   readonly answer?: Answer;
+  /** The hash of the ticket that takes the answer. */
+  readonly ticketHash?: string;
 }
 
 export interface StoredAttempt extends Attempt {
@@ -41,12 +49,13 @@ export interface Attempts {
   /** A new handle, 43 characters of base64url. */
   createHandle(): string;
   save(handle: string, attempt: Attempt, expiresAt: number): Promise<void>;
-  /** One that waits for its answer. */
-  findOpen(handle: string): Promise<StoredAttempt | undefined>;
-  /** Stores the answer; false where there is one already. */
-  answer(handle: string, attempt: StoredAttempt, answer: Answer): Promise<boolean>;
-  /** One that has its answer, for the one caller that takes it. */
-  take(handle: string): Promise<StoredAttempt | undefined>;
+  find(handle: string): Promise<StoredAttempt | undefined>;
+  /** Claims the right to answer; false where somebody has it already. */
+  claim(handle: string, attempt: StoredAttempt): Promise<boolean>;
+  /** Stores the answer of one that was claimed, and returns the ticket for it. */
+  answer(handle: string, attempt: StoredAttempt, answer: Answer): Promise<string>;
+  /** One that has its answer, for the one caller that takes it with its ticket. */
+  take(handle: string, ticket: string): Promise<StoredAttempt | undefined>;
 }
 
 export function toStoredIdentity(identity: Identity): StoredIdentity {
@@ -77,17 +86,21 @@ export function createAttempts({ tokens }: Pick<ServerContext, 'tokens'>): Attem
       await tokens.insert(toRow(handle, { ...attempt, expiresAt }));
     },
 
-    async findOpen(handle) {
-      const attempt = await find(handle);
-      return attempt?.answer === undefined ? attempt : undefined;
+    find,
+
+    claim: (handle, attempt) => tokens.replace(toRow(handle, attempt), 0),
+
+    async answer(handle, attempt, answer) {
+      const ticket = randomBytes(32).toString('base64url');
+      await tokens.replace(toRow(handle, { ...attempt, answer, ticketHash: hashValue(ticket) }), 1);
+      return ticket;
     },
 
-    answer: (handle, attempt, answer) => tokens.replace(toRow(handle, { ...attempt, answer }), 0),
-
-    async take(handle) {
+    async take(handle, ticket) {
       const attempt = await find(handle);
+      if (attempt?.ticketHash !== hashValue(ticket)) return undefined;
       // Removed at once: it says who somebody is.
-      if (attempt?.answer === undefined || !(await tokens.destroy(model, handle))) return undefined;
+      if (attempt.answer === undefined || !(await tokens.destroy(model, handle))) return undefined;
       return attempt;
     },
   };

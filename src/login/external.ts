@@ -5,8 +5,9 @@
  *   GET, POST <callback path>        verifies the answer, stores it on the attempt, and redirects back
  *   GET login/:uid/return            takes the answer, once, by the browser that holds the interaction's cookie
  *
- * A cross-site post carries no Lax cookie, so the callback never finishes an interaction; and an answer that is
- * brought to another browser than the one that set out finds no cookie there (OWASP ASVS 10.1.2).
+ * A cross-site post carries no Lax cookie, so the callback never finishes an interaction. It gives the browser that
+ * brought the answer a ticket: only a browser with both, the cookie of who set out and the ticket of who was
+ * signed in, finishes (OWASP ASVS 10.1.2).
  */
 import type { Context, Middleware } from 'koa';
 import type { Provider } from '../config/load.ts';
@@ -14,7 +15,8 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import type { Identity } from '../federation/identity-providers.ts';
 import { readForm } from '../http/form.ts';
-import { basePathOf } from '../registry/client-metadata.ts';
+import { interactionExpiredPage } from '../pages/notices.ts';
+import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
 import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
 
 /** Why an external sign-in ended without one; a key of the pages' texts. */
@@ -45,9 +47,13 @@ export interface ExternalSignIn {
   readonly isMfa: boolean;
 }
 
-type Needs = Pick<ServerContext, 'externalLogins' | 'identityProviders' | 'log' | 'registry' | 'tokens'> & {
-  attempts: Attempts;
-};
+type Needs = Pick<
+  ServerContext,
+  'brand' | 'externalLogins' | 'identityProviders' | 'log' | 'now' | 'registry' | 'tokens'
+> & { attempts: Attempts };
+
+/** How far the clock of an identity provider may be from ours. */
+const clockToleranceSeconds = 300;
 
 /**
  * Takes the answers of identity providers at their callbacks, which follow from the configuration in force, and at
@@ -61,6 +67,8 @@ export function receiveAnswers(
     const path = ctx.path.toLowerCase();
     const providers = [...registry.configuration.providers.values()].filter(({ Enabled }) => Enabled);
     const provider = providers.find(({ CallbackPath }) => CallbackPath.toLowerCase() === path);
+    // Even where an identity provider's callback is the root, whoever opens it sees the home page.
+    if (path === '/' && ctx.method !== 'POST' && provider?.Type !== 'Oidc') return next();
     const isAtRoot = path === '/' && ctx.method === 'POST' && providers.some(({ Type }) => Type === 'WsFed');
     if (!isAtRoot && provider === undefined) return next();
     if (provider?.Type === 'WsFed' || ctx.method !== 'GET') {
@@ -78,9 +86,11 @@ export type ExternalSteps = ReturnType<typeof createExternalSteps>;
 /** Makes the steps; the routes are with the pages of the interaction. */
 export function createExternalSteps({
   attempts,
+  brand,
   externalLogins,
   identityProviders,
   log,
+  now,
   registry,
   tokens,
 }: Needs) {
@@ -89,18 +99,18 @@ export function createExternalSteps({
   return {
     /** The address to send the browser to; undefined where the identity provider cannot be used now, which is logged. */
     async begin(provider: Provider, request: OutboundRequest): Promise<string | undefined> {
-      const { interactionUid, interactionExpiresAt, clientId, maxAge } = request;
+      const { interactionUid, interactionExpiresAt, clientId, isFresh = false, maxAge } = request;
       const handle = attempts.createHandle();
       try {
         const { url, keep } = await identityProviders.begin(provider, {
           handle,
           loginHint: provider.ForwardLoginHint ? request.loginHint : undefined,
-          isFresh: request.isFresh ?? false,
+          isFresh,
           isOther: request.isOther ?? false,
           maxAge,
         });
-        const attempt = { provider: provider.Name, interactionUid, clientId, keep, maxAge };
-        await attempts.save(handle, attempt, interactionExpiresAt);
+        const asked = { interactionUid, clientId, isFresh, maxAge, startedAt: now() };
+        await attempts.save(handle, { provider: provider.Name, keep, ...asked }, interactionExpiresAt);
         return url;
       } catch (err) {
         if (!(err instanceof ServerError)) throw err;
@@ -113,41 +123,41 @@ export function createExternalSteps({
     async receive(ctx: Context, at: Provider | undefined): Promise<void> {
       const response = await readResponse(ctx);
       const handle = response.get('state') ?? response.get('wctx') ?? '';
-      const attempt = handle === '' ? undefined : await attempts.findOpen(handle);
+      const attempt = handle === '' ? undefined : await attempts.find(handle);
       const provider = registry.configuration.providers.get(attempt?.provider ?? '');
       // RFC 9700 section 4.4: an answer counts at the callback of whom it was asked for, and nowhere else.
       const isElsewhere = at !== undefined && at.Name !== attempt?.provider;
       if (attempt === undefined || provider === undefined || !provider.Enabled || isElsewhere) {
-        const hint = attempt === undefined ? 'no attempt waits for it' : 'it belongs to another provider';
-        throw new ServerError('ERR_SIGN_IN_UNKNOWN', 'this sign-in has ended, or did not begin here', {
-          status: 400,
-          hint,
-        });
+        showUnknown(ctx, attempt, attempt ? 'it belongs to another provider' : 'no attempt waits for it');
+        return;
       }
-      if (!(await attempts.answer(handle, attempt, await verify(provider, handle, attempt, response)))) {
-        throw new ServerError('ERR_SIGN_IN_UNKNOWN', 'this sign-in has been answered already', {
-          status: 400,
-        });
+      // Before it is verified: of two answers at once one only is worth a code or an assertion.
+      if (attempt.answer !== undefined || !(await attempts.claim(handle, attempt))) {
+        showUnknown(ctx, attempt, 'it has been answered already');
+        return;
       }
-      const query = new URLSearchParams({ client_id: attempt.clientId, attempt: handle });
+      const answer = await verify(provider, handle, attempt, response);
+      const ticket = await attempts.answer(handle, attempt, answer);
+      const query = new URLSearchParams({ client_id: attempt.clientId, attempt: handle, ticket });
       ctx.status = 303;
       ctx.redirect(`${base()}/login/${attempt.interactionUid}/return?${query}`);
     },
 
     /**
      * What became of an attempt of this interaction; undefined where there is none to take.
-     * The account is looked for here, where the browser has proved that it is the one that set out.
+     * The account is looked for here, where the browser has proved that it is the one that set out and the one
+     * that brought the answer.
      */
     async finish(
       interactionUid: string,
-      handle: string,
+      { handle, ticket }: { handle: string; ticket: string },
       { requiresMfa }: { requiresMfa: boolean },
     ): Promise<
       | { kind: 'signed-in'; signIn: ExternalSignIn }
       | { kind: 'failed'; provider: string; problem: ExternalProblem }
       | undefined
     > {
-      const attempt = await attempts.take(handle);
+      const attempt = await attempts.take(handle, ticket);
       if (attempt?.answer === undefined || attempt.interactionUid !== interactionUid) return undefined;
       const { answer, clientId, provider: name } = attempt;
       const provider = registry.configuration.providers.get(name);
@@ -165,11 +175,15 @@ export function createExternalSteps({
         provider.MfaValues.includes(method),
       );
       if (requiresMfa && !isMfa) return fail('no-mfa', 'mfa-missing');
-      const result = await externalLogins.resolve(provider, identity);
+      const result = await externalLogins.resolve(provider, identity, {
+        isReserved: registry.isClientAccount,
+        isProvider: (other) => registry.configuration.providers.has(other),
+      });
       // Types alone: the values are the user's.
-      if (result.kind === 'refused') return fail('no-account', result.reason, [...identity.claims.keys()]);
+      if (result.kind === 'refused') {
+        return fail('no-account', result.reason, [...identity.claims.keys()].slice(0, 50));
+      }
       const { accountId, stamp } = result.account;
-      if (registry.isClientAccount(accountId)) return fail('no-account', 'client-account');
       if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
       return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };
     },
@@ -188,6 +202,7 @@ export function createExternalSteps({
         return { kind: 'failed', problem: 'cancelled' };
       }
       const { identity, onceKey, onceUntil } = outcome;
+      refuseStale(attempt, identity);
       // An assertion is good once (SAML 2.0 Profiles section 4.1.4.5), whoever brings it.
       if (onceKey !== undefined && !(await tokens.useOnce(onceKey, onceUntil))) {
         throw new ServerError(
@@ -205,6 +220,34 @@ export function createExternalSteps({
       report(provider.Name, attempt.clientId, err);
       return { kind: 'failed', problem: err.status === 400 ? 'invalid' : 'unavailable' };
     }
+  }
+
+  /** Somebody who was to be asked anew was asked; OpenID Connect Core section 3.1.2.1, WS-Federation `wfresh`. */
+  function refuseStale({ isFresh, maxAge, startedAt }: StoredAttempt, { authenticatedAt }: Identity): void {
+    const least = Math.max(
+      isFresh === true ? startedAt : Number.NEGATIVE_INFINITY,
+      maxAge === undefined ? Number.NEGATIVE_INFINITY : now() - maxAge,
+    );
+    // An OpenID provider need not say when, unless it was asked for max_age, which the relying party sees to.
+    if (authenticatedAt === undefined || authenticatedAt >= least - clockToleranceSeconds) return;
+    throw new ServerError(
+      'ERR_IDENTITY_PROVIDER_ANSWER_INVALID',
+      'the answer of the identity provider could not be verified',
+      { status: 400, hint: 'the user has signed in there longer ago than the request allows' },
+    );
+  }
+
+  /** The page for an answer that nobody waits for, as after "back" in the browser. */
+  function showUnknown(ctx: Context, attempt: StoredAttempt | undefined, hint: string): void {
+    log.info({ errorCode: 'ERR_SIGN_IN_UNKNOWN', hint }, 'answer of an identity provider not expected');
+    const client = registry.findClient(attempt?.clientId ?? '');
+    ctx.status = 400;
+    ctx.type = 'html';
+    ctx.body = interactionExpiredPage({
+      brand,
+      clientName: client?.ClientName,
+      backUrl: client && findWayBack(client),
+    });
   }
 
   function report(identityProvider: string, clientId: string, err: ServerError): void {

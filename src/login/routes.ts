@@ -83,9 +83,12 @@ export function createLoginRoutes(
     const step = await loadStep(ctx);
     if (step === undefined) return;
     const { client, interaction } = step;
-    const taken = await external.finish(interaction.uid, String(ctx.query.attempt ?? ''), {
-      requiresMfa: client.RequireMfa,
-    });
+    const { attempt = '', ticket = '' } = ctx.query;
+    const taken = await external.finish(
+      interaction.uid,
+      { handle: String(attempt), ticket: String(ticket) },
+      { requiresMfa: client.RequireMfa },
+    );
     if (taken === undefined) {
       // Taken already, as when the page is loaded again: the interaction itself knows how far it is.
       ctx.status = 303;
@@ -118,7 +121,7 @@ export function createLoginRoutes(
       signed: true,
     });
     log.info({ clientId: client.ClientId, accountId, identityProvider: provider.Name }, 'login finished');
-    const authTime = Math.min(identity.authenticatedAt ?? now(), now());
+    const authTime = Math.min(Math.floor(identity.authenticatedAt ?? now()), now());
     const { issuer, subject, sessionId, idTokenHint } = identity;
     await finish(step, {
       login: {

@@ -23,6 +23,12 @@ export class Html {
     return this.#markup;
   }
 
+  /** A script of ours, as it is; it must hold no `</`. */
+  static script(source: string): Html {
+    if (source.includes('</')) throw new TypeError('a script must not hold the end of an element');
+    return new Html(`<script>${source}</script>`);
+  }
+
   /** Joins a template; exported as `html`. */
   static template(strings: TemplateStringsArray, ...values: readonly Interpolation[]): Html {
     const places = placesOf(strings);

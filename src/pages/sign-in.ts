@@ -23,6 +23,8 @@ interface FormOptions {
   action: string;
   csrf: string;
   clientName: string;
+  /** Whether there is a way back without an answer; default there is. */
+  canCancel?: boolean | undefined;
 }
 
 export type LoginError = keyof typeof texts.login.errors;
@@ -58,7 +60,7 @@ export interface Problem {
  */
 export function loginPage(options: LoginPageOptions): string {
   const { brand, action, csrf, clientName, clientLogoUrl, userName, error, problem } = options;
-  const { providers = [], isNameEnough = false } = options;
+  const { canCancel = true, providers = [], isNameEnough = false } = options;
   const t = texts.login;
   const shown = error === undefined ? problem : { heading: t.errorHeading, message: t.errors[error] };
   const aboutError = error !== undefined && html` aria-describedby="error"`;
@@ -82,7 +84,7 @@ ${hidden('csrf', csrf)}
 </div>
 <div class="actions">
 <button class="button primary" type="submit">${t.submit}</button>
-${cancelButton(t.cancel)}
+${canCancel && cancelButton(t.cancel)}
 </div>
 </form>
 ${providers.length > 0 && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${providerForm(options, providers, 'quiet')}</section>`}`,
@@ -154,11 +156,13 @@ export interface ChangePasswordPageOptions extends FormOptions {
   userName: string;
   /** Why the last password was not taken, as a sentence. */
   error?: string | undefined;
+  /** What says, under a seal, whose password was right, where the server keeps nothing between two forms. */
+  pending?: string | undefined;
 }
 
 /** The form for an account that must change its password before the sign-in goes on. Pure. */
 export function changePasswordPage(options: ChangePasswordPageOptions): string {
-  const { brand, action, csrf, clientName, userName, error } = options;
+  const { brand, action, canCancel = true, csrf, clientName, userName, error, pending } = options;
   const t = texts.changePassword;
   const aboutError = error !== undefined && html` aria-describedby="error" aria-invalid="true"`;
   return page(
@@ -170,6 +174,7 @@ ${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, messag
 <form method="post" action="${safeUrl(action)}">
 ${hidden('csrf', csrf)}
 <input name="username" type="text" value="${userName}" autocomplete="username" hidden>
+${pending !== undefined && hidden('pending', pending)}
 <div class="field">
 <label for="newPassword">${t.newPassword}</label>
 <input id="newPassword" name="newPassword" type="password" autocomplete="new-password" required${aboutError} autofocus>
@@ -180,7 +185,7 @@ ${hidden('csrf', csrf)}
 </div>
 <div class="actions">
 <button class="button primary" type="submit">${t.submit}</button>
-${cancelButton(t.cancel)}
+${canCancel && cancelButton(t.cancel)}
 </div>
 </form>`,
   );

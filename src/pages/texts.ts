@@ -109,6 +109,13 @@ export const texts = {
     no: 'No, stay signed in',
   },
 
+  answer: {
+    title: 'Signed in',
+    heading: 'You are signed in',
+    lead: (partyName: string) => `You are being taken back to ${partyName}.`,
+    next: 'Continue',
+  },
+
   signingOut: {
     title: 'Signing out',
     heading: 'You are being signed out',

@@ -15,7 +15,7 @@ import { ServerError } from '../errors.ts';
 import { allowFrames } from '../http/middleware.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
-import { bareRow, hashValue } from '../store/tokens.ts';
+import { bareRow, hashValue, type UpstreamReference } from '../store/tokens.ts';
 import type { EngineClient } from './engine-clients.ts';
 import { endSessionGrants } from './grants.ts';
 import { type UpstreamSession, upstreamOf } from './upstream-session.ts';
@@ -49,8 +49,8 @@ export interface Farewells extends AsyncDisposable {
   startFor(session: EndedSession, target: string): Promise<string>;
   /** Tells the clients of a session that it has ended, in the background. */
   tellClients(engine: Provider, session: EndedSession): void;
-  /** Ends a session of which only the stable identifier is known. */
-  endSession(engine: Provider, uid: string): Promise<void>;
+  /** Ends a session that still rests on this sign-in elsewhere. */
+  endSession(engine: Provider, reference: UpstreamReference): Promise<void>;
   /** Delivers one call in the background, several times if need be. */
   deliver(clientId: string, send: () => Promise<unknown>): void;
 }
@@ -170,7 +170,12 @@ export function createFarewells({
       }
     },
 
-    async endSession(engine, uid) {
+    async endSession(engine, { uid, issuer, subject }) {
+      const current = await tokens.findSession(uid);
+      if (current === undefined) return;
+      // The user may have signed in otherwise since, in the same session.
+      const upstream = upstreamOf(JSON.parse(current.payload) as EndedSession);
+      if (upstream?.issuer !== issuer || upstream.subject !== subject) return;
       const ended = await tokens.endSession(uid);
       if (ended === undefined) return;
       const session = JSON.parse(ended.payload) as EndedSession;

@@ -52,15 +52,17 @@ export async function noteUpstream(
   const { upstream } = result as { upstream?: UpstreamSession };
   const known = upstreamOf(session);
   // An interaction that goes on to consent comes by twice.
-  if (known?.signedInAt === upstream?.signedInAt && known?.subject === upstream?.subject) return;
+  const members = ['signedInAt', 'provider', 'issuer', 'subject'] as const;
+  if (members.every((member) => known?.[member] === upstream?.[member])) return;
   Object.assign(session, { upstream });
   if (upstream === undefined || account === undefined) return;
 
   const { PublicUrl, SessionLifetime } = registry.configuration.server;
   const handle = randomBytes(32).toString('base64url');
-  const { issuer, sessionId, signedInAt, subject } = upstream;
+  const { issuer, provider, sessionId, signedInAt, subject } = upstream;
   await tokens.saveUpstream(handle, {
     uid: session.uid,
+    provider,
     issuer,
     subject,
     sessionId,
@@ -79,13 +81,13 @@ export async function noteUpstream(
   }
 }
 
-/** Ends a session of ours by its stable identifier, with its grants, and tells its clients. */
-export type EndSession = (uid: string) => Promise<void>;
+/** Ends a session of ours that still rests on this sign-in, with its grants, and tells its clients. */
+export type EndSession = (reference: UpstreamReference) => Promise<void>;
 
 /**
  * Makes the middleware for what identity providers tell us beside their answers:
  *
- *   GET  <callback>?wa=wsignoutcleanup1.0   WS-Federation, in a frame of theirs
+ *   GET  <callback>?wa=wsignoutcleanup1.0   WS-Federation, in a frame of theirs; at the root likewise
  *   GET  <callback>/logout?iss=…&sid=…      OpenID Connect Front-Channel Logout 1.0, likewise
  *   POST <callback>/logout                  OpenID Connect Back-Channel Logout 1.0, from their server
  */
@@ -102,13 +104,18 @@ export function createUpstreamSignOut(
 ): Middleware {
   return async function upstreamSignOut(ctx, next) {
     const path = ctx.path.toLowerCase();
-    const provider = [...registry.configuration.providers.values()].find(({ CallbackPath, Enabled }) => {
+    const providers = [...registry.configuration.providers.values()].filter(({ Enabled }) => Enabled);
+    const isCleanup = ctx.method === 'GET' && /^wsignout(cleanup)?1\.0$/.test(String(ctx.query.wa ?? ''));
+    if (path === '/' && isCleanup && providers.some(({ Type }) => Type === 'WsFed')) {
+      await endInFrame(ctx, undefined);
+      return;
+    }
+    const provider = providers.find(({ CallbackPath }) => {
       const callback = CallbackPath.toLowerCase();
-      return Enabled && (path === callback || path === `${callback}/logout`);
+      return path === callback || path === `${callback}/logout`;
     });
     if (provider === undefined) return next();
     const isAtLogout = path.endsWith('/logout') && path !== provider.CallbackPath.toLowerCase();
-    const isCleanup = ctx.method === 'GET' && /^wsignout(cleanup)?1\.0$/.test(String(ctx.query.wa ?? ''));
     if (provider.Type === 'WsFed' && isCleanup) await endInFrame(ctx, provider);
     else if (!isAtLogout || provider.Type !== 'Oidc') await next();
     else if (ctx.method === 'GET') await endInFrame(ctx, provider);
@@ -119,13 +126,13 @@ export function createUpstreamSignOut(
     }
   };
 
-  async function endInFrame(ctx: Context, provider: IdentityProvider): Promise<void> {
+  /** At the root, where no provider is named, the one that the session rests on. */
+  async function endInFrame(ctx: Context, called: IdentityProvider | undefined): Promise<void> {
     const handle = ctx.cookies.get(signOutCookie, { signed: true });
     const found = handle === undefined ? undefined : await tokens.findUpstreamByHandle(handle);
-    const { iss, sid } = ctx.query;
-    const isOther =
-      (iss !== undefined && iss !== found?.issuer) || (sid !== undefined && sid !== found?.sessionId);
-    if (found !== undefined && !isOther) await end(provider, [found]);
+    const provider = called ?? registry.configuration.providers.get(found?.provider ?? '');
+    const isTheirs = provider !== undefined && found?.provider === provider.Name;
+    if (isTheirs && (provider.Type === 'WsFed' || namesSession(ctx, found))) await end(provider, [found]);
     ctx.set('Content-Security-Policy', "default-src 'none'");
     ctx.remove('X-Frame-Options');
     ctx.type = 'html';
@@ -142,14 +149,17 @@ export function createUpstreamSignOut(
       throw new ServerError('ERR_REQUEST_INVALID', 'this logout token was used before', { status: 400 });
     }
     const { issuer, sessionId, subject } = logout;
-    if (sessionId !== undefined) await end(provider, await tokens.findUpstream({ issuer, sessionId }));
-    else if (subject !== undefined) {
+    const bySid = sessionId === undefined ? [] : await tokens.findUpstream({ issuer, sessionId });
+    if (bySid.length > 0 || subject === undefined) await end(provider, bySid);
+    else {
       const linked = await externalLogins.findLinked({ issuer, subject });
       const account = linked === undefined ? undefined : await accounts.find(linked);
       const all = account === undefined ? [] : await tokens.findUpstream({ accountId: account.accountId });
+      const theirs = all.filter((one) => one.issuer === issuer && one.subject === subject);
+      // A session that is named and unknown may be one whose sign-in did not name it; others go on.
       await end(
         provider,
-        all.filter((one) => one.issuer === issuer && one.subject === subject),
+        theirs.filter((one) => sessionId === undefined || one.sessionId === undefined),
       );
     }
     ctx.status = 200;
@@ -158,10 +168,16 @@ export function createUpstreamSignOut(
   }
 
   async function end(provider: IdentityProvider, sessions: readonly UpstreamReference[]): Promise<void> {
-    for (const { uid } of sessions) await endSession(uid);
+    for (const session of sessions) await endSession(session);
     log.info(
       { identityProvider: provider.Name, sessions: sessions.length },
       'signed out by the identity provider',
     );
   }
+}
+
+/** Whether a front-channel notice is about this session: `iss` and `sid` where we know the session's. */
+function namesSession({ query: { iss, sid } }: Context, { issuer, sessionId }: UpstreamReference): boolean {
+  if (sessionId !== undefined) return iss === issuer && sid === sessionId;
+  return sid === undefined && (iss === undefined || iss === issuer);
 }

@@ -56,6 +56,8 @@ export interface LiveSignIn {
 export interface UpstreamReference {
   /** Of our session, stable. */
   readonly uid: string;
+  /** The identity provider's name. */
+  readonly provider: string;
   readonly issuer: string;
   readonly subject: string;
   readonly sessionId?: string | undefined;

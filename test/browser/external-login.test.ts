@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { identity, startWsFedProvider } from '../support/identity-providers.ts';
 import { startTestServer } from '../support/start-server.ts';
-import { authorizationUrl, openPage, startClientSite } from './browser.ts';
+import { authorizationUrl, openPage, signIn, startClientSite } from './browser.ts';
 
 const autoPost = '<script>document.forms[0].submit()</script>';
 
@@ -18,11 +18,16 @@ for (const javaScriptEnabled of [true, false]) {
       { claims: { [`${identity}/upn`]: 'alice' } },
       { host: 'idp.localhost', script: autoPost },
     );
+    const partner = await startWsFedProvider(
+      t,
+      { claims: { [`${identity}/upn`]: 'bob' } },
+      { host: 'partner.localhost', script: autoPost },
+    );
     const site = await startClientSite(t);
     const server = await startTestServer(t, {
       providers: {
-        IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress },
-        Partner: { Type: 'WsFed', Caption: 'Partner', MetadataAddress: standIn.metadataAddress },
+        IntelligenceWsFed: { Caption: 'Windows account', MetadataAddress: standIn.metadataAddress },
+        Partner: { Type: 'WsFed', Caption: 'Partner', MetadataAddress: partner.metadataAddress },
       },
       clients: {
         mvc: { RedirectUris: [site.redirectUri], EnableLocalLogin: false, IdentityProviderRestrictions: [] },
@@ -75,3 +80,17 @@ test('a name of a known domain leads to its provider, and the page shows no list
   await page.waitForURL(`${site.redirectUri}?**`);
   assert.ok(site.lastAnswer().params.get('code'));
 });
+
+for (const javaScriptEnabled of [true, false]) {
+  test(`a user of a script client signs in at the WsFed application, scripts ${javaScriptEnabled ? 'on' : 'off'}`, async (t) => {
+    const page = await openPage(t, { javaScriptEnabled });
+    const site = await startClientSite(t);
+    const server = await startTestServer(t, { clients: { spa: { RedirectUris: [site.redirectUri] } } });
+    const challenge = { code_challenge: 'x'.repeat(43), code_challenge_method: 'S256' };
+    await page.goto(authorizationUrl(server, site, { client_id: 'spa', ...challenge }));
+    await signIn(page);
+    if (!javaScriptEnabled) await page.getByRole('button', { name: 'Continue', exact: true }).click();
+    await page.waitForURL(`${site.redirectUri}?**`);
+    assert.ok(site.lastAnswer().params.get('code'));
+  });
+}

@@ -55,9 +55,17 @@ const pages: Readonly<Record<string, (place: Place) => Promise<unknown>>> = {
   },
 
   async 'no provider'({ page, server, site }) {
+    server.write('providers/IntelligenceWsFed.json', { Enabled: false });
+    await server.reload();
     const challenge = { code_challenge: 'x'.repeat(43), code_challenge_method: 'S256' };
     await page.goto(authorizationUrl(server, site, { client_id: 'spa', ...challenge }));
     await page.getByText('Nothing is wrong with your account').waitFor();
+  },
+
+  async 'login of the WsFed application'({ page, server, site }) {
+    const challenge = { code_challenge: 'x'.repeat(43), code_challenge_method: 'S256' };
+    await page.goto(authorizationUrl(server, site, { client_id: 'spa', ...challenge }));
+    await page.waitForURL(/\/WsFed\?/);
   },
 
   async 'sign-out question'({ page, server, site }) {

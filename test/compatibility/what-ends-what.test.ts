@@ -171,6 +171,20 @@ const rows: Readonly<Record<string, Row>> = {
   'The account is removed (`postern account remove`)': {
     act: ({ server }) => postern(server, ['account', 'remove', 'alice', '--yes']),
   },
+  'Its links to identities elsewhere are forgotten (`postern account unlink`)': {
+    async act({ server }) {
+      const link = {
+        id: 'a',
+        normalizedName: 'alice',
+        provider: 'P',
+        issuer: 'i',
+        subject: 's',
+        createdAt: 0,
+      };
+      await server.context.db.knex('OidcUserLogin').insert(link);
+      await postern(server, ['account', 'unlink', 'alice']);
+    },
+  },
   'The client is disabled (`Enabled` false)': {
     act: (world) => setClients(world, () => ({ Enabled: false })),
     undo: (world) => setClients(world, () => ({ Enabled: true })),

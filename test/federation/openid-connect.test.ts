@@ -17,16 +17,22 @@ import {
   startForgedProvider,
   startRealProvider,
 } from './openid-provider.ts';
-import { recordLog, serve, serveTls } from './web.ts';
+import { certificate, recordLog, serve, serveTls } from './web.ts';
 
 const state = 'state-of-this-browser';
 const invalid = 'ERR_IDENTITY_PROVIDER_ANSWER_INVALID';
 const unavailable = 'ERR_IDENTITY_PROVIDER_UNAVAILABLE';
 const logoutEvent = 'http://schemas.openid.net/event/backchannel-logout';
 
-function start(t: TestContext, { now = () => Math.floor(Date.now() / 1000) } = {}) {
+function start(
+  t: TestContext,
+  {
+    now = () => Math.floor(Date.now() / 1000),
+    ...options
+  }: { now?: () => number; trustedCertificates?: readonly string[] } = {},
+) {
   const { log, text } = recordLog();
-  const outgoing = createOutgoing({ log });
+  const outgoing = createOutgoing({ log, ...options });
   t.after(() => outgoing[Symbol.asyncDispose]());
   return { ...createOpenIdConnect({ outgoing, now, log }), logText: text };
 }
@@ -676,6 +682,22 @@ test('http is for loopback, unless RequireHttpsMetadata is off', async (t) => {
   );
 });
 
+test('metadata that came by https may not lead to http', async (t) => {
+  const provider = await startForgedProvider(t);
+  const port = await serveTls(t, 'localhost', (_request, response) => {
+    const issuer = `https://localhost:${port}`;
+    const endpoint = `${issuer}/authorize`;
+    const metadata = { issuer, authorization_endpoint: endpoint, jwks_uri: `${provider.issuer}/jwks` };
+    response.end(JSON.stringify(metadata));
+  });
+  const relyingParty = start(t, { trustedCertificates: [certificate('root')] });
+  const begin = (changed: Partial<OidcProviderSettings>) =>
+    relyingParty.begin(settingsFor(`https://localhost:${port}`, changed), { redirectUri, state });
+
+  await assertFails(begin({}), unavailable, /jwks_uri without https/);
+  assert.match((await begin({ RequireHttpsMetadata: false })).url, /authorize/);
+});
+
 test('metadata that lead into our own network are not followed', async (t) => {
   const provider = await startForgedProvider(t);
   let calls = 0;
@@ -718,6 +740,7 @@ test('a provider that fails is told from an answer that is wrong', async (t) => 
     ['/jwks', 500, /status 500/],
     ['/userinfo', 500, /status 500/],
     ['/token', 302, /unexpected HTTP response status code/],
+    ['/userinfo', 302, /unexpected HTTP response status code/],
   ] as const) {
     provider.replaced.clear();
     provider.replaced.set(path, (_request, response) => {
@@ -725,7 +748,7 @@ test('a provider that fails is told from an answer that is wrong', async (t) => 
     });
     await assertFails(signIn(start(t), provider), unavailable, hint);
   }
-  assert.ok(!provider.calls.includes('/elsewhere'), 'a code is not sent on');
+  assert.ok(!provider.calls.includes('/elsewhere'), 'neither a code nor an access token is sent on');
 
   provider.replaced.clear();
   provider.replaced.set('/jwks', (_request, response) => void response.end('{"keys":"none"}'));

@@ -54,6 +54,7 @@ const adfsAround =
   '<t:Lifetime><wsu:Created xmlns:wsu="http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd">2026-11-18T10:00:00.000Z</wsu:Created></t:Lifetime>' +
   '<wsp:AppliesTo xmlns:wsp="http://schemas.xmlsoap.org/ws/2004/09/policy"><wsa:EndpointReference xmlns:wsa="http://www.w3.org/2005/08/addressing"><wsa:Address>urn:intelligence</wsa:Address></wsa:EndpointReference></wsp:AppliesTo>' +
   '<t:RequestedAttachedReference><o:SecurityTokenReference xmlns:o="http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"><o:KeyIdentifier ValueType="http://docs.oasis-open.org/wss/oasis-wss-saml-token-profile-1.0#SAMLAssertionID">_8f2a1c1e-3d4b-4c5d-9e6f-0123456789ab</o:KeyIdentifier></o:SecurityTokenReference></t:RequestedAttachedReference>';
+const declarationOfXs = 'xmlns:xs="http://www.w3.org/2001/XMLSchema"';
 const conditions = (content: string, attributes = `NotOnOrAfter="${toTime(known.now + 60)}"`) =>
   `<saml:Conditions ${attributes}>${content}</saml:Conditions>`;
 const restriction = (...audiences: readonly string[]) =>
@@ -119,6 +120,25 @@ const shapes: readonly Shape[] = [
     },
   },
   {
+    name: 'a browser: line ends that became those of Windows in the form',
+    assertion: { subject: '\n alice@example.com\n' },
+    finishAnswer: (it) => it.replaceAll('\n', '\r\n'),
+  },
+  {
+    name: 'OpenSAML: values with a type, whose prefix is treated inclusively',
+    assertion: {
+      attributeStatement: `<saml:AttributeStatement><saml:Attribute Name="${known.upn}"><saml:AttributeValue xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="xs:string">alice@example.com</saml:AttributeValue></saml:Attribute></saml:AttributeStatement>`,
+    },
+    signature: { inclusivePrefixes: ['xs'] },
+  },
+  {
+    name: 'an inclusive prefix that is declared outside the assertion',
+    finish: (it) => it.replace(` ${declarationOfXs}`, ''),
+    finishAnswer: (it) => it.replace('<t:RequestedSecurityToken', `$& ${declarationOfXs}`),
+    assertion: { extraDeclarations: declarationOfXs },
+    signature: { inclusivePrefixes: ['xs'] },
+  },
+  {
     name: 'base64 in lines that end with &#xD;',
     finish: (it) =>
       it.replace(
@@ -159,9 +179,9 @@ const shapes: readonly Shape[] = [
     options: { allowSha1: true },
   },
   {
-    name: 'the second of three certificates, one in lines',
+    name: 'the last of three certificates, in lines',
     options: {
-      certificates: [ec.certificate, rsa.certificate.replace(/.{64}/g, '$&\n'), recipient.certificate],
+      certificates: [recipient.certificate, ec.certificate, rsa.certificate.replace(/.{64}/g, '$&\n')],
     },
   },
   {
@@ -309,17 +329,19 @@ test('claims of SAML 1.1 are named by namespace and name, or by a name that is a
   );
 });
 
-test('an attribute value that holds a NameID has its text; empty and complex values are no claims', () => {
+test('an attribute value that holds a NameID has its text; empty, complex and repeated values are no claims', () => {
   const attributeStatement =
     '<saml:AttributeStatement><saml:Attribute Name="targeted"><saml:AttributeValue>\n <saml:NameID>abc</saml:NameID>\n</saml:AttributeValue></saml:Attribute>' +
     '<saml:Attribute Name="complex"><saml:AttributeValue><x><y>a</y></x></saml:AttributeValue><saml:AttributeValue>a<x>b</x></saml:AttributeValue></saml:Attribute>' +
+    '<saml:Attribute Name="twice"><saml:AttributeValue>a</saml:AttributeValue><saml:AttributeValue>b</saml:AttributeValue><saml:AttributeValue>a</saml:AttributeValue></saml:Attribute>' +
     '<saml:Attribute Name="empty"><saml:AttributeValue/></saml:Attribute><saml:Attribute Name="none"/>' +
     '<saml:Attribute Name="__proto__"><saml:AttributeValue>x</saml:AttributeValue></saml:Attribute></saml:AttributeStatement>';
 
   const { claims } = verifySignInResponse(create({ name: '', assertion: { attributeStatement } }), options);
 
-  assert.deepEqual([...claims.keys()], [nameIdentifier, 'targeted', '__proto__']);
+  assert.deepEqual([...claims.keys()], [nameIdentifier, 'targeted', 'twice', '__proto__']);
   assert.deepEqual(claims.get('targeted'), ['abc']);
+  assert.deepEqual(claims.get('twice'), ['a', 'b']);
 });
 
 test('an assertion need not name its subject', () => {
@@ -423,9 +445,10 @@ test('an assertion of a realistic size is verified in a few milliseconds', () =>
   });
   verifySignInResponse(answer, options);
 
-  const begin = performance.now();
+  const begin = process.cpuUsage();
   for (let count = 0; count < 10; count++) verifySignInResponse(answer, options);
-  const each = (performance.now() - begin) / 10;
+  const { user, system } = process.cpuUsage(begin);
+  const eachMs = (user + system) / 1000 / 10;
 
-  assert.ok(each < 100, `${each} ms`);
+  assert.ok(eachMs < 100, `${eachMs} ms`);
 });

@@ -124,6 +124,11 @@ const unusable: readonly { name: string; xml: string; message: RegExp }[] = [
   },
   { name: 'no entityID', xml: entity(role(key(first) + passive(endpoint)), ''), message: /no entityID/ },
   {
+    name: 'Entra ID for all tenants together',
+    xml: adfs.replace(entityId, 'https://sts.windows.net/{tenantid}/'),
+    message: /use the address that names the tenant/,
+  },
+  {
     name: 'SAML alone',
     xml: entity(`<IDPSSODescriptor>${key(first)}</IDPSSODescriptor>`),
     message: /no identity provider of WS-Federation/,

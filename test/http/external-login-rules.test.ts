@@ -1,5 +1,7 @@
 /** Who may sign in through which identity provider, and what holds while things change or fail on the way. */
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { startServer } from '../../src/server.ts';
@@ -197,6 +199,48 @@ test('an answer that is posted to the root finds its sign-in by wctx; one that n
   assert.equal((await fetch(`${server.issuer}/callback/wsfed/IntelligenceWsFed`)).status, 405);
 });
 
+test('two registrations of one issuer do not sign in whom the other vouched for', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims });
+  const provider = { Type: 'WsFed', Enabled: true, MetadataAddress: standIn.metadataAddress };
+  const server = await startTestServer(t, {
+    providers: { IntelligenceWsFed: provider, Other: { ...provider, AllowedAccounts: ['nobody'] } },
+    clients: {
+      mvc: { IdentityProviderRestrictions: [] },
+      spa: { IdentityProviderRestrictions: [] },
+    },
+  });
+  const through = async (name: string) => {
+    const parameters = { acr_values: `idp:${name}` };
+    const attempt = await authorize({ issuer: server.issuer, ...script, parameters });
+    return throughProvider(attempt.browser, attempt.page);
+  };
+  assert.ok(hasCode(await through('IntelligenceWsFed')));
+  assert.equal((await through('Other')).status, 403);
+  assert.ok(server.logged.some(({ reason }) => reason === 'issuer-of-another'));
+  rmSync(join(server.configDirectory, 'providers/IntelligenceWsFed.json'));
+  server.write('providers/Other.json', { ...provider, AllowedAccounts: ['alice'] });
+  await server.reload();
+  assert.ok(hasCode(await through('Other')), 'it has taken the place of the first');
+});
+
+test('a request for a new sign-in is met by none that is older, in WS-Federation too', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims });
+  const server = await startTestServer(t, {
+    providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
+  });
+  const signedInAt = Math.floor(Date.now() / 1000) - 1200;
+  const ask = async (parameters: Record<string, string>) => {
+    standIn.answer = { claims, authenticatedAt: signedInAt };
+    const attempt = await authorize({ issuer: server.issuer, ...script, parameters });
+    return throughProvider(attempt.browser, attempt.page);
+  };
+  assert.ok(hasCode(await ask({})));
+  assert.ok(hasCode(await ask({ max_age: '3600' })));
+  assert.match((await ask({ max_age: '60' })).body, /cannot be used/);
+  assert.match((await ask({ prompt: 'login' })).body, /cannot be used/);
+  assert.match(server.logText(), /longer ago than the request allows/);
+});
+
 test('metadata is fetched once, and again when a signature fits none of its keys', async (t) => {
   t.mock.timers.enable({ apis: ['Date'], now: Date.now() });
   const standIn = await startWsFedProvider(t, { claims });
@@ -269,4 +313,5 @@ test('a disabled account does not sign in through a provider, nor does the accou
     server.logged.filter(({ msg }) => msg === 'sign-in refused').map(({ reason }) => reason),
     ['account-disabled', 'client-account'],
   );
+  assert.deepEqual(await server.context.db.knex('OidcUserLogin').select('normalizedName'), []);
 });

@@ -126,9 +126,78 @@ test('an answer finishes nothing in another browser than the one that set out', 
     victim.cookies().filter(({ name }) => name.includes('session')),
     [],
   );
-  // The browser that set out is not signed in by it either: only it could take the answer, and still can.
-  const own = await attempt.browser.open(landed.url);
-  assert.equal(own.location?.origin, 'http://localhost:5091');
+  // Nor is the browser that set out signed in as the other one, though it knows the handle: it lacks the ticket.
+  const handle = standIn.requests[0]?.get('wctx') ?? '';
+  const { pathname } = landed.url;
+  for (const ticket of ['', `&ticket=${handle}`]) {
+    const origin = new URL(server.issuer).origin;
+    const tried = await attempt.browser.open(`${origin}${pathname}?client_id=spa&attempt=${handle}${ticket}`);
+    assert.equal(tried.location?.origin, standIn.url, 'it is asked to sign in itself');
+  }
+  const own = await throughProvider(
+    attempt.browser,
+    await attempt.browser.open(new URL(pathname.replace('/return', ''), server.issuer)),
+  );
+  assert.ok(own.location?.searchParams.has('code'), 'by itself it signs in');
+});
+
+test('the new owner of a name there is not the old one here, until an operator unlinks it', async (t) => {
+  const standIn = await startOpenIdProvider(t, { sub: 'u-1', preferred_username: 'alice' });
+  const server = await startTestServer(t, {
+    providers: { IntelligenceWsFed: null, Partner: openId(standIn) },
+    clients: {
+      spa: { IdentityProviderRestrictions: ['Partner'] },
+      mvc: { IdentityProviderRestrictions: [] },
+    },
+  });
+  const signIn = async () => {
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
+    return throughProvider(attempt.browser, attempt.page);
+  };
+  assert.ok((await signIn()).location?.searchParams.has('code'));
+  standIn.claims = { sub: 'u-2', preferred_username: 'Alice' };
+  assert.equal((await signIn()).status, 403);
+  assert.ok(server.logged.some(({ reason }) => reason === 'account-taken'));
+  assert.equal(await server.context.externalLogins.unlink('Alice'), 1);
+  assert.ok((await signIn()).location?.searchParams.has('code'));
+  standIn.claims = { sub: 'u-1', preferred_username: 'alice' };
+  assert.equal((await signIn()).status, 403, 'now the other way round');
+});
+
+test('a name that only looks like another one, or that is one of several, is nobody', async (t) => {
+  const standIn = await startOpenIdProvider(t, { sub: 'u-1' });
+  const server = await startTestServer(t, {
+    providers: {
+      IntelligenceWsFed: null,
+      Partner: openId(standIn, { UserNameClaims: ['email', 'upn'], Domains: ['example.com'] }),
+    },
+    clients: {
+      spa: { IdentityProviderRestrictions: ['Partner'] },
+      mvc: { IdentityProviderRestrictions: [] },
+    },
+  });
+  await server.context.accounts.add({ name: 'alice@example.com' });
+  const outcomeOf = async (claims: Record<string, unknown>) => {
+    standIn.claims = { sub: `u-${JSON.stringify(claims)}`.slice(0, 200), ...claims };
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
+    const back = await throughProvider(attempt.browser, attempt.page);
+    if (back.location?.searchParams.has('code')) return 'signed-in';
+    return server.logged.findLast(({ msg }) => msg === 'sign-in refused')?.reason;
+  };
+  for (const upn of ['\uFF21lice', ' alice', 'alice ', 'alice\u00a0', ['alice', 'bob'], '']) {
+    assert.equal(await outcomeOf({ upn }), 'name-unusable', JSON.stringify(upn));
+  }
+  const email = 'alice@example.com';
+  for (const email_verified of [undefined, false, 'TRUE', [true, false], [false, true], [true, true]]) {
+    const outcome = await outcomeOf({ email, email_verified });
+    assert.equal(outcome, 'email-not-verified', JSON.stringify(email_verified));
+  }
+  assert.equal(
+    await outcomeOf({ email: 'alice@example.com.evil', email_verified: true }),
+    'email-not-verified',
+  );
+  assert.equal(await outcomeOf({ upn: ['bob', 'bob'] }), 'signed-in', 'said twice is said');
+  assert.equal(await outcomeOf({ email, email_verified: true }), 'signed-in');
 });
 
 test('an assertion is good once, and an attempt takes one answer', async (t) => {

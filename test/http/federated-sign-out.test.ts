@@ -200,6 +200,9 @@ test('a logout token of the provider ends the sessions here, by sid or by sub, a
   assert.equal((await send(bySid)).status, 200);
   assert.deepEqual([await first.isActive(), await second.isActive()], [false, true]);
   assert.equal((await send(bySid)).status, 400, 'used before');
+  const ofNoSession = await standIn.signLogoutToken({ ...base, jti: 'j', sid: 's-9', sub: 'u-1' });
+  assert.equal((await send(ofNoSession)).status, 200);
+  assert.equal(await second.isActive(), true, 'another session of the same user goes on');
   const again = await authorize({ issuer: server.issuer, ...mvc, scope, browser: first.browser });
   assert.equal(again.page.status, 200, 'the login page: the session is gone');
 
@@ -214,7 +217,10 @@ test('wsignoutcleanup1.0 in a frame of the provider ends the session by a cookie
   const server = await startTestServer(t, {
     // As behind a proxy that speaks https: a cookie for frames of others must be Secure.
     server: { PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`, Listener: { Port: port } },
-    providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
+    providers: {
+      IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress },
+      Other: { Type: 'WsFed', MetadataAddress: standIn.metadataAddress },
+    },
   });
   const plain = (url: URL | string) => String(url).replace('https:', 'http:');
   const browser = createBrowser();
@@ -261,6 +267,8 @@ test('wsignoutcleanup1.0 in a frame of the provider ends the session by a cookie
   const cleanup = `${server.issuer}/callback/wsfed/IntelligenceWsFed?wa=wsignoutcleanup1.0`;
   assert.equal((await fetch(plain(cleanup))).status, 200, 'a stranger is answered alike');
   assert.ok((await open(authorizeUrl)).location?.searchParams.has('code'), 'and ends nothing');
+  await browser.request(plain(cleanup.replace('/IntelligenceWsFed', '/Other')));
+  assert.ok((await open(authorizeUrl)).location?.searchParams.has('code'), 'nor does another provider');
   const framed = await browser.request(plain(cleanup));
   assert.deepEqual([framed.status, framed.headers.get('x-frame-options')], [200, null]);
   assert.equal((await open(authorizeUrl)).location?.origin, standIn.url, 'the session is gone');

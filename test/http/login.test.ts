@@ -39,8 +39,8 @@ test('Cancel sends the user back with access_denied', async (t) => {
   assert.equal(back.location?.searchParams.get('state'), 'state-1');
 });
 
-test('a client without local login gets a page that says so', async (t) => {
-  const server = await startTestServer(t);
+test('a client without local login, and without an identity provider, gets a page that says so', async (t) => {
+  const server = await startTestServer(t, { providers: { IntelligenceWsFed: { Enabled: false } } });
   const attempt = await authorize({
     issuer: server.issuer,
     clientId: 'spa',
@@ -63,7 +63,8 @@ test('a session made by local login does not sign in to a client that has none',
     scope: 'openid',
     browser,
   });
-  assert.equal(page.status, 403);
+  assert.equal(page.url.pathname, '/SPSSMR/WsFed', 'it asks at its identity provider');
+  assert.match(page.body, /type="password"/);
 });
 
 test('an interaction that was finished says what happened and offers the way back', async (t) => {

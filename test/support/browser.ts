@@ -76,7 +76,11 @@ export function createBrowser() {
 
     /** Fills and sends the page's (last) form; hidden fields go along, `undefined` leaves a field out. */
     async submit(page: Page, fields: Record<string, string | undefined>): Promise<Page> {
-      const form = page.body.match(/<form(?! class="inline")[^>]*>[\s\S]*?<\/form>/g)?.at(-1);
+      const forms = page.body.match(/<form(?! class="inline")[^>]*>[\s\S]*?<\/form>/g) ?? [];
+      // The buttons of identity providers stand in a form of their own beneath.
+      const form = forms.findLast(
+        (one) => forms.length === 1 || one.includes('class="providers"') === (fields.provider !== undefined),
+      );
       if (form === undefined)
         throw new Error(`no form on the page: ${page.status} ${page.body.slice(0, 400)}`);
       const action = decodeEntities(/action="([^"]*)"/.exec(form)?.[1] ?? page.url.href);

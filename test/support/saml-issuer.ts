@@ -196,6 +196,8 @@ export interface AssertionOptions {
   notBefore?: number;
   notOnOrAfter?: number;
   authenticatedAt?: number;
+  /** Further namespace declarations on the assertion. */
+  extraDeclarations?: string;
   /** Whole elements in place of the made ones: '' leaves one out. */
   conditions?: string;
   confirmation?: string;
@@ -224,7 +226,7 @@ function complete(options: AssertionOptions) {
   return {
     version,
     p: prefix === '' ? '' : `${prefix}:`,
-    declaration: `xmlns${prefix === '' ? '' : `:${prefix}`}="${samlNamespaces[version]}"`,
+    declaration: `xmlns${prefix === '' ? '' : `:${prefix}`}="${samlNamespaces[version]}"${options.extraDeclarations === undefined ? '' : ` ${options.extraDeclarations}`}`,
     id: options.id ?? '_8f2a1c1e-3d4b-4c5d-9e6f-0123456789ab',
     issuer: escapeXml(options.issuer ?? known.issuer),
     subject: escapeXml(options.subject ?? known.subject),

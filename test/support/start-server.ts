@@ -2,7 +2,7 @@
  * The real server for a test: in this process, on a free port, over a database of its own, with the shipped
  * development configuration and what the test changes in it.
  */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,6 +19,9 @@ export interface TestServerOptions {
   clients?: Record<string, Record<string, unknown> | null>;
   resources?: Record<string, Record<string, unknown> | null>;
   providers?: Record<string, Record<string, unknown> | null>;
+  relyingParties?: Record<string, Record<string, unknown>>;
+  /** More files beside config/, by name. */
+  files?: Record<string, string>;
   accounts?: readonly Record<string, unknown>[];
   /** Seconds since the epoch. */
   now?: () => number;
@@ -74,6 +77,11 @@ export async function prepareConfiguration(t: TestContext, options: TestServerOp
   for (const [id, members] of Object.entries(options.clients ?? {})) change(`clients/${id}.json`, members);
   for (const [name, members] of Object.entries(options.resources ?? {}))
     change(`resources/${name}.json`, members);
+  mkdirSync(join(configDirectory, 'relying-parties'), { recursive: true });
+  for (const [name, members] of Object.entries(options.relyingParties ?? {}))
+    change(`relying-parties/${name}.json`, members);
+  for (const [name, content] of Object.entries(options.files ?? {}))
+    writeFileSync(join(folder, name), content);
   for (const [name, members] of Object.entries(options.providers ?? {}))
     change(`providers/${name}.json`, members);
   if (options.accounts !== undefined) {

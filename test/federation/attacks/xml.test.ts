@@ -245,7 +245,7 @@ const costly: readonly { name: string; forge: (answer: string) => string; reason
   {
     name: 'tens of thousands of elements',
     forge: (answer) => answer.replace('<saml:Conditions ', `${'<a/>'.repeat(50_000)}$&`),
-    reason: /more than 6000 elements/,
+    reason: /more than 3000 elements/,
   },
   {
     name: 'a text of megabytes',
@@ -275,27 +275,31 @@ const costly: readonly { name: string; forge: (answer: string) => string; reason
   },
 ];
 
+/** Of the processor, not of the clock: other tests run beside this one. */
+function tookMs(begin: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(begin);
+  return (user + system) / 1000;
+}
+
 for (const { name, forge, reason } of costly) {
   test(`refused at once: ${name}`, () => {
     const attack = forge(createHonest().answer);
-    const begin = performance.now();
+    const begin = process.cpuUsage();
 
     assert.match(getHint(attack), reason);
 
-    const took = performance.now() - begin;
-    assert.ok(took < 250, `${took} ms`);
+    assert.ok(tookMs(begin) < 250, `${tookMs(begin)} ms`);
   });
 }
 
-test('an unsigned answer as large and as full as is let in costs less than a second', () => {
+test('an unsigned answer as large and as full as is let in costs little more than its size', () => {
   const honest = createHonest();
-  const filling = '<a b="c" d="e"/>'.repeat(5_900);
+  const filling = '<a b="c" d="e"/>'.repeat(2_900);
   const text = 'x'.repeat(262_144 - honest.answer.length - filling.length);
   const attack = honest.answer.replace('<saml:AttributeStatement>', `$&${filling}${text}`);
-  const begin = performance.now();
+  const begin = process.cpuUsage();
 
   assert.match(getHint(attack), /the signed content was changed/);
 
-  const took = performance.now() - begin;
-  assert.ok(took < 1_000, `${took} ms`);
+  assert.ok(tookMs(begin) < 1_500, `${tookMs(begin)} ms`);
 });

@@ -1,0 +1,241 @@
+/**
+ * What a WS-Federation identity provider sends: a signed SAML assertion in the response of WS-Trust, and its own
+ * signed metadata. Pure but for the ids that are drawn.
+ */
+import { randomBytes } from 'node:crypto';
+import { SignedXml } from 'xml-crypto';
+import { encrypt } from 'xml-encryption';
+import { claimTypes } from './ws-federation.ts';
+
+/** The key that signs, and its certificate. */
+export interface SamlSigner {
+  /** PEM. */
+  readonly privateKey: string;
+  /** Base64 DER. */
+  readonly certificate: string;
+}
+
+export interface AssertionFacts {
+  readonly version: '1.1' | '2.0';
+  readonly issuer: string;
+  /** The relying party's realm. */
+  readonly audience: string;
+  /** Where the answer is posted to. */
+  readonly recipient: string;
+  readonly subject: string;
+  /** By claim type. */
+  readonly claims: ReadonlyMap<string, readonly string[]>;
+  readonly method: 'password' | 'windows';
+  /** Seconds since the epoch, as the two below. */
+  readonly authenticatedAt: number;
+  readonly now: number;
+  readonly lifetimeSeconds: number;
+  /** Names the session, for whoever keeps one for each. */
+  readonly sessionIndex: string;
+}
+
+/** A clock of the relying party's that is a little behind. */
+const backdatedSeconds = 60;
+
+const methods = {
+  password: {
+    '1.1': 'urn:oasis:names:tc:SAML:1.0:am:password',
+    '2.0': 'urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport',
+  },
+  windows: {
+    '1.1': 'urn:federation:authentication:windows',
+    '2.0': 'urn:federation:authentication:windows',
+  },
+} as const;
+
+const dsig = 'http://www.w3.org/2000/09/xmldsig#';
+const exclusive = 'http://www.w3.org/2001/10/xml-exc-c14n#';
+
+/** Escapes text for an element or a double-quoted attribute; white space that a parser would change becomes a reference. */
+function x(text: string): string {
+  const entities: Readonly<Record<string, string>> = {
+    '&': '&amp;',
+    '<': '&lt;',
+    '>': '&gt;',
+    '"': '&quot;',
+    "'": '&#39;',
+  };
+  return text
+    .replace(/[&<>"']/g, (character) => entities[character] ?? '')
+    .replace(/[\t\n\r]/g, (character) => `&#x${character.charCodeAt(0).toString(16).toUpperCase()};`);
+}
+
+function time(seconds: number): string {
+  return new Date(seconds * 1000).toISOString();
+}
+
+/** A signed assertion (SAML 1.1 Core section 2, SAML 2.0 Core section 2.3.3), RSA-SHA256. */
+export function issueAssertion(facts: AssertionFacts, signer: SamlSigner): string {
+  const id = `_${randomBytes(20).toString('hex')}`;
+  return facts.version === '1.1'
+    ? sign(makeAssertion11(id, facts), signer, { idAttribute: 'AssertionID', action: 'append', at: '/*' })
+    : sign(makeAssertion20(id, facts), signer, { action: 'after', at: "/*/*[local-name(.)='Issuer']" });
+}
+
+function allClaims({ authenticatedAt, claims, method, version }: AssertionFacts) {
+  return [
+    ...claims,
+    [claimTypes.authenticationMethod, [methods[method][version]]] as const,
+    [claimTypes.authenticationInstant, [time(authenticatedAt)]] as const,
+  ].filter(([, values]) => values.length > 0);
+}
+
+function makeAssertion20(id: string, facts: AssertionFacts): string {
+  const {
+    audience,
+    authenticatedAt,
+    issuer,
+    lifetimeSeconds,
+    method,
+    now,
+    recipient,
+    sessionIndex,
+    subject,
+  } = facts;
+  const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
+  const attributes = allClaims(facts).map(
+    ([type, values]) =>
+      `<Attribute Name="${x(type)}">${values.map((value) => `<AttributeValue>${x(value)}</AttributeValue>`).join('')}</Attribute>`,
+  );
+  return (
+    `<Assertion xmlns="urn:oasis:names:tc:SAML:2.0:assertion" ID="${id}" IssueInstant="${time(now)}" Version="2.0">` +
+    `<Issuer>${x(issuer)}</Issuer><Subject><NameID Format="urn:oasis:names:tc:SAML:2.0:nameid-format:persistent">${x(subject)}</NameID>` +
+    `<SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><SubjectConfirmationData NotOnOrAfter="${until}" Recipient="${x(recipient)}"/></SubjectConfirmation></Subject>` +
+    `<Conditions NotBefore="${from}" NotOnOrAfter="${until}"><AudienceRestriction><Audience>${x(audience)}</Audience></AudienceRestriction></Conditions>` +
+    `<AttributeStatement>${attributes.join('')}</AttributeStatement>` +
+    `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${methods[method]['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
+  );
+}
+
+function makeAssertion11(id: string, facts: AssertionFacts): string {
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, subject } = facts;
+  const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
+  const about =
+    `<saml:Subject><saml:NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${x(subject)}</saml:NameIdentifier>` +
+    '<saml:SubjectConfirmation><saml:ConfirmationMethod>urn:oasis:names:tc:SAML:1.0:cm:bearer</saml:ConfirmationMethod></saml:SubjectConfirmation></saml:Subject>';
+  const attributes = allClaims(facts).map(([type, values]) => {
+    const cut = type.lastIndexOf('/');
+    const list = values.map((value) => `<saml:AttributeValue>${x(value)}</saml:AttributeValue>`).join('');
+    return `<saml:Attribute AttributeName="${x(type.slice(cut + 1))}" AttributeNamespace="${x(type.slice(0, cut))}">${list}</saml:Attribute>`;
+  });
+  return (
+    `<saml:Assertion xmlns:saml="urn:oasis:names:tc:SAML:1.0:assertion" MajorVersion="1" MinorVersion="1" AssertionID="${id}" Issuer="${x(issuer)}" IssueInstant="${time(now)}">` +
+    `<saml:Conditions NotBefore="${from}" NotOnOrAfter="${until}"><saml:AudienceRestrictionCondition><saml:Audience>${x(audience)}</saml:Audience></saml:AudienceRestrictionCondition></saml:Conditions>` +
+    `<saml:AttributeStatement>${about}${attributes.join('')}</saml:AttributeStatement>` +
+    `<saml:AuthenticationStatement AuthenticationMethod="${methods[method]['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
+  );
+}
+
+interface Placement {
+  /** An attribute beside those that the library knows. */
+  readonly idAttribute?: string;
+  readonly action: 'after' | 'append' | 'prepend';
+  /** XPath of the element that the signature stands in or behind. */
+  readonly at: string;
+}
+
+/** Signs the root element (XML Signature, enveloped), with the certificate in KeyInfo. */
+function sign(
+  xml: string,
+  { certificate, privateKey }: SamlSigner,
+  { idAttribute, action, at }: Placement,
+): string {
+  const signature = new SignedXml({
+    privateKey,
+    signatureAlgorithm: 'http://www.w3.org/2001/04/xmldsig-more#rsa-sha256',
+    canonicalizationAlgorithm: exclusive,
+    getKeyInfoContent: () => `<X509Data><X509Certificate>${certificate}</X509Certificate></X509Data>`,
+    ...(idAttribute === undefined ? undefined : { idAttribute }),
+  });
+  signature.addReference({
+    xpath: '/*',
+    transforms: [`${dsig}enveloped-signature`, exclusive],
+    digestAlgorithm: 'http://www.w3.org/2001/04/xmlenc#sha256',
+  });
+  signature.computeSignature(xml, { location: { reference: at, action } });
+  return signature.getSignedXml();
+}
+
+/** The answer around a token, in WS-Trust of February 2005, which every relying party reads (as AD FS sends it). */
+export function toSignInResponse(
+  token: string,
+  {
+    version,
+    audience,
+    lifetimeSeconds,
+    now,
+  }: Pick<AssertionFacts, 'audience' | 'lifetimeSeconds' | 'now' | 'version'>,
+): string {
+  const type =
+    version === '1.1' ? 'urn:oasis:names:tc:SAML:1.0:assertion' : 'urn:oasis:names:tc:SAML:2.0:assertion';
+  const utility = 'http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd';
+  return (
+    '<t:RequestSecurityTokenResponse xmlns:t="http://schemas.xmlsoap.org/ws/2005/02/trust">' +
+    `<t:Lifetime><wsu:Created xmlns:wsu="${utility}">${time(now)}</wsu:Created><wsu:Expires xmlns:wsu="${utility}">${time(now + lifetimeSeconds)}</wsu:Expires></t:Lifetime>` +
+    `<wsp:AppliesTo xmlns:wsp="http://schemas.xmlsoap.org/ws/2004/09/policy"><wsa:EndpointReference xmlns:wsa="http://www.w3.org/2005/08/addressing"><wsa:Address>${x(audience)}</wsa:Address></wsa:EndpointReference></wsp:AppliesTo>` +
+    `<t:RequestedSecurityToken>${token}</t:RequestedSecurityToken><t:TokenType>${type}</t:TokenType>` +
+    '<t:RequestType>http://schemas.xmlsoap.org/ws/2005/02/trust/Issue</t:RequestType>' +
+    '<t:KeyType>http://schemas.xmlsoap.org/ws/2005/05/identity/NoProofKey</t:KeyType></t:RequestSecurityTokenResponse>'
+  );
+}
+
+/** An assertion that only the relying party can read: AES-256-GCM under RSA-OAEP (XML Encryption 1.1). */
+export async function encryptAssertion(assertion: string, certificatePem: string): Promise<string> {
+  const data = await new Promise<string>((resolve, reject) => {
+    const options = {
+      rsa_pub: certificatePem,
+      pem: certificatePem,
+      encryptionAlgorithm: 'http://www.w3.org/2009/xmlenc11#aes256-gcm',
+      keyEncryptionAlgorithm: 'http://www.w3.org/2001/04/xmlenc#rsa-oaep-mgf1p',
+    };
+    encrypt(assertion, options, (err, encrypted) => (err === null ? resolve(encrypted) : reject(err)));
+  });
+  return `<EncryptedAssertion xmlns="urn:oasis:names:tc:SAML:2.0:assertion">${data}</EncryptedAssertion>`;
+}
+
+export interface OwnMetadata {
+  readonly entityId: string;
+  /** Where browsers sign in and out. */
+  readonly endpoint: string;
+  /** Of the next key, published before it signs. */
+  readonly nextCertificate?: string | undefined;
+}
+
+/** Our federation metadata, signed (WS-Federation 1.2 section 3.1, SAML 2.0 Metadata section 2). */
+export function writeFederationMetadata(
+  { endpoint, entityId, nextCertificate }: OwnMetadata,
+  signer: SamlSigner,
+): string {
+  const federation = 'http://docs.oasis-open.org/wsfed/federation/200706';
+  const keys = [signer.certificate, ...(nextCertificate === undefined ? [] : [nextCertificate])].map(
+    (certificate) =>
+      `<KeyDescriptor use="signing"><KeyInfo xmlns="${dsig}"><X509Data><X509Certificate>${certificate}</X509Certificate></X509Data></KeyInfo></KeyDescriptor>`,
+  );
+  const offered = [
+    [claimTypes.name, 'Name'],
+    [claimTypes.nameIdentifier, 'Name ID'],
+    [claimTypes.windowsAccountName, 'Windows account name'],
+    [claimTypes.upn, 'UPN'],
+    [claimTypes.email, 'E-Mail Address'],
+    [claimTypes.role, 'Role'],
+  ].map(
+    ([type = '', name = '']) =>
+      `<auth:ClaimType Uri="${type}" Optional="true" xmlns:auth="http://docs.oasis-open.org/wsfed/authorization/200706"><auth:DisplayName>${name}</auth:DisplayName></auth:ClaimType>`,
+  );
+  const address = `<wsa:EndpointReference xmlns:wsa="http://www.w3.org/2005/08/addressing"><wsa:Address>${x(endpoint)}</wsa:Address></wsa:EndpointReference>`;
+  const types = ['urn:oasis:names:tc:SAML:1.0:assertion', 'urn:oasis:names:tc:SAML:2.0:assertion'].map(
+    (uri) => `<fed:TokenType Uri="${uri}"/>`,
+  );
+  const document =
+    `<EntityDescriptor xmlns="urn:oasis:names:tc:SAML:2.0:metadata" ID="_${randomBytes(16).toString('hex')}" entityID="${x(entityId)}">` +
+    `<RoleDescriptor xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:fed="${federation}" xsi:type="fed:SecurityTokenServiceType" protocolSupportEnumeration="${federation}">` +
+    `${keys.join('')}<fed:TokenTypesOffered>${types.join('')}</fed:TokenTypesOffered><fed:ClaimTypesOffered>${offered.join('')}</fed:ClaimTypesOffered>` +
+    `<fed:SecurityTokenServiceEndpoint>${address}</fed:SecurityTokenServiceEndpoint><fed:PassiveRequestorEndpoint>${address}</fed:PassiveRequestorEndpoint>` +
+    '</RoleDescriptor></EntityDescriptor>';
+  return `<?xml version="1.0" encoding="utf-8"?>${sign(document, signer, { action: 'prepend', at: '/*' })}`;
+}

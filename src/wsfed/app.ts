@@ -1,0 +1,366 @@
+/**
+ * The WsFed application: a WS-Federation identity provider (passive requestor profile, WS-Federation 1.2 section 13)
+ * with the accounts and the look of the sign-in page.
+ *
+ *   GET  ?wa=wsignin1.0&wtrealm=…     the answer, by the session; else the login page
+ *   POST ?wa=wsignin1.0&wtrealm=…     the login page's form
+ *   GET  ?wa=wsignout1.0&wreply=…     ends the session, tells its relying parties, and leads back
+ *   GET  FederationMetadata/2007-06/FederationMetadata.xml
+ *
+ * Nothing is kept between the request and its answer: the query says it all, and is judged at every step. An answer
+ * goes to a registered address and nowhere else.
+ */
+import { createHash } from 'node:crypto';
+import type { Context, Middleware } from 'koa';
+import type { Account } from '../accounts/accounts.ts';
+import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
+import type { ServerContext } from '../context.ts';
+import { ServerError } from '../errors.ts';
+import {
+  encryptAssertion,
+  issueAssertion,
+  type SamlSigner,
+  toSignInResponse,
+  writeFederationMetadata,
+} from '../federation/saml-issuing.ts';
+import { actions } from '../federation/ws-federation.ts';
+import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
+import { readForm } from '../http/form.ts';
+import { allowFrames, allowScript } from '../http/middleware.ts';
+import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
+import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
+import { answerPage, answerScript } from '../pages/ws-federation.ts';
+import { claimsFor } from './claims.ts';
+import { createWsFedSessions, type WsFedSession } from './sessions.ts';
+
+type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'> & {
+  csrf: Csrf;
+  signer: SamlSigner & { readonly nextCertificate: string | undefined };
+};
+
+/** A request to sign in, after it has been judged. */
+interface SignIn {
+  readonly party: RelyingParty;
+  /** Where the answer goes. */
+  readonly replyUrl: string;
+  readonly wctx: string | undefined;
+  /** The oldest sign-in that is good enough, in seconds since the epoch. */
+  readonly notBefore: number;
+}
+
+/** An account that has given its right password and must change it now, and the proof of that password. */
+interface Pending {
+  readonly accountId: string;
+  readonly proof: string;
+  /** Seconds since the epoch. */
+  readonly expiresAt: number;
+}
+
+/** How long somebody may think about a new password. */
+const changeSeconds = 900;
+
+/** Longer ones are cut on their way by browsers and proxies. */
+const longestContext = 4096;
+
+/** Makes the middleware under the mount of the application. */
+export function createWsFed(needs: Needs): Middleware {
+  const { accounts, brand, csrf, log, now, registry, signer, tokens } = needs;
+  const { server } = registry.configuration;
+  const entityId = server.WsFed.PublicUrl;
+  const base = new URL(entityId).pathname;
+  const sessions = createWsFedSessions(needs);
+  const scriptHash = createHash('sha256').update(answerScript).digest('base64');
+  const metadata = writeFederationMetadata(
+    { entityId, endpoint: entityId, nextCertificate: signer.nextCertificate },
+    signer,
+  );
+
+  return async function wsFed(ctx, next) {
+    const path = ctx.path.toLowerCase();
+    if (path === federationMetadataPath.toLowerCase()) {
+      refuseOtherMethods(ctx, ['GET', 'HEAD']);
+      ctx.type = 'application/samlmetadata+xml';
+      ctx.set('Cache-Control', 'public, max-age=3600');
+      ctx.body = metadata;
+      return;
+    }
+    if (path !== '/') return next();
+    refuseOtherMethods(ctx, ['GET', 'HEAD', 'POST']);
+    const action = singleOf(ctx, 'wa');
+    if (action === actions.signIn) {
+      const request = judge(ctx);
+      await (ctx.method === 'POST' ? takeForm(ctx, request) : signIn(ctx, request));
+    } else if (action === actions.signOut || action === actions.signOutCleanup) await signOut(ctx);
+    else {
+      throw new ServerError('ERR_REQUEST_INVALID', 'an application that sends you here says what for (wa)', {
+        status: 400,
+        hint: `wa is ${action === undefined ? 'missing' : 'neither wsignin1.0 nor wsignout1.0'}`,
+      });
+    }
+  };
+
+  /** Whose request it is and where its answer goes; anything that is not registered ends here, with a page. */
+  function judge(ctx: Context): SignIn {
+    const realm = singleOf(ctx, 'wtrealm');
+    const party = registry.configuration.relyingParties.get(realm ?? '');
+    if (party === undefined || !party.Enabled) {
+      throw new ServerError(
+        'ERR_RELYING_PARTY_UNKNOWN',
+        'the application that sent you here is not registered',
+        {
+          status: 400,
+          hint: `wtrealm is ${JSON.stringify(realm?.slice(0, 200))}; a file in config/relying-parties/ needs it as Realm`,
+        },
+      );
+    }
+    const wreply = singleOf(ctx, 'wreply');
+    const replyUrls: readonly string[] = party.ReplyUrls;
+    const replyUrl = wreply === undefined ? replyUrls[0] : replyUrls.find((url) => url === wreply);
+    if (replyUrl === undefined) {
+      throw new ServerError(
+        'ERR_RELYING_PARTY_UNKNOWN',
+        'the application that sent you here asked for an answer to an address that is not registered for it',
+        { status: 400, hint: `wreply is none of ReplyUrls of ${party.Name}` },
+      );
+    }
+    const wctx = singleOf(ctx, 'wctx');
+    if ((wctx?.length ?? 0) > longestContext) {
+      throw new ServerError('ERR_REQUEST_INVALID', 'the context of the application (wctx) is too long', {
+        status: 400,
+      });
+    }
+    const wfresh = singleOf(ctx, 'wfresh');
+    if (wfresh !== undefined && !/^\d{1,9}$/.test(wfresh)) {
+      throw new ServerError('ERR_REQUEST_INVALID', 'wfresh is no number of minutes', { status: 400 });
+    }
+    // Of a sign-in that has to be new, the one of this very request is new enough.
+    const notBefore =
+      wfresh === undefined ? 0 : wfresh === '0' ? Number.POSITIVE_INFINITY : now() - Number(wfresh) * 60;
+    return { party, replyUrl, wctx, notBefore };
+  }
+
+  async function signIn(ctx: Context, request: SignIn): Promise<void> {
+    const session = await sessions.find(ctx);
+    if (session === undefined || session.authenticatedAt < request.notBefore) {
+      showLogin(ctx, request, { userName: '' });
+      return;
+    }
+    const account = await accounts.find(session.accountId);
+    if (account === undefined || account.disabled) {
+      await sessions.end(ctx);
+      showLogin(ctx, request, { userName: '' });
+      return;
+    }
+    await answer(ctx, request, account, session);
+  }
+
+  async function takeForm(ctx: Context, request: SignIn): Promise<void> {
+    refuseForeignPost(ctx);
+    const form = await readForm(ctx);
+    const userName = form.username ?? '';
+    if (!csrf.verify(sessions.formSubject(ctx), form.csrf)) {
+      ctx.status = 400;
+      showLogin(ctx, request, { userName, error: 'form-expired' });
+      return;
+    }
+    if (form.pending !== undefined) {
+      await takeNewPassword(ctx, request, form);
+      return;
+    }
+    const result = await accounts.verifyCredentials(userName, form.password ?? '');
+    if (result.kind === 'refused' || registry.isClientAccount(result.account.accountId)) {
+      const reason = result.kind === 'refused' ? result.reason : 'client-account';
+      log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
+      ctx.status = 400;
+      showLogin(ctx, request, { userName, error: 'credentials' });
+    } else if (result.kind === 'must-change') {
+      const { accountId } = result.account;
+      showChangePassword(ctx, request, { accountId, proof: result.proof, expiresAt: now() + changeSeconds });
+    } else await finish(ctx, request, result.account);
+  }
+
+  function showChangePassword(ctx: Context, request: SignIn, pending: Pending, error?: string): void {
+    if (error !== undefined) ctx.status = 400;
+    ctx.type = 'html';
+    ctx.body = changePasswordPage({
+      ...formOf(ctx, request),
+      userName: pending.accountId,
+      pending: seal(ctx, pending),
+      error,
+    });
+  }
+
+  async function takeNewPassword(
+    ctx: Context,
+    request: SignIn,
+    { newPassword = '', pending: sealed = '', repeatPassword }: Readonly<Record<string, string>>,
+  ): Promise<void> {
+    const pending = unseal(ctx, sealed);
+    if (pending === undefined) {
+      ctx.status = 400;
+      showLogin(ctx, request, { userName: '', error: 'form-expired' });
+      return;
+    }
+    const { accountId, proof } = pending;
+    if (newPassword !== repeatPassword) {
+      showChangePassword(ctx, request, pending, 'The two passwords are not the same.');
+      return;
+    }
+    if ((await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused') {
+      showChangePassword(ctx, request, pending, 'Choose a password that differs from the present one.');
+      return;
+    }
+    let changed: Account;
+    try {
+      changed = await accounts.setPassword(accountId, newPassword, { instead: proof });
+    } catch (err) {
+      if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
+      const message = `${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.`;
+      showChangePassword(ctx, request, pending, message);
+      return;
+    }
+    await tokens.revokeAccount(accountId);
+    log.info({ relyingParty: request.party.Name, accountId }, 'password changed');
+    await finish(ctx, request, changed);
+  }
+
+  /** What was proved, in a form that only this browser can send back, and nobody can change. */
+  function seal(ctx: Context, pending: Pending): string {
+    const text = Buffer.from(JSON.stringify(pending)).toString('base64url');
+    return `${text}.${csrf.token(`${sessions.formSubject(ctx)} must change ${text}`)}`;
+  }
+
+  function unseal(ctx: Context, sealed: string): Pending | undefined {
+    const [text = '', mac] = sealed.split('.');
+    if (!csrf.verify(`${sessions.formSubject(ctx)} must change ${text}`, mac)) return undefined;
+    const pending = JSON.parse(Buffer.from(text, 'base64url').toString()) as Pending;
+    return pending.expiresAt > now() ? pending : undefined;
+  }
+
+  async function finish(ctx: Context, request: SignIn, account: Account): Promise<void> {
+    const { accountId } = account;
+    const session = await sessions.start(ctx, {
+      accountId,
+      authenticatedAt: now(),
+      method: 'password',
+      parties: [],
+    });
+    if (!(await accounts.isUnchanged(accountId, account.stamp))) {
+      await tokens.revokeAccount(accountId);
+      throw new ServerError('ERR_FORM_EXPIRED', 'the account was changed while you signed in', {
+        status: 409,
+      });
+    }
+    log.info({ relyingParty: request.party.Name, accountId, method: 'password' }, 'login finished');
+    await answer(ctx, request, account, session);
+  }
+
+  /** The page that posts the answer to the relying party. */
+  async function answer(
+    ctx: Context,
+    { party, replyUrl, wctx }: SignIn,
+    account: Account,
+    session: WsFedSession,
+  ): Promise<void> {
+    const facts = {
+      version: party.TokenType === 'Saml11' ? '1.1' : '2.0',
+      issuer: entityId,
+      audience: party.Realm,
+      recipient: replyUrl,
+      subject: account.accountId,
+      claims: claimsFor(party, account),
+      method: session.method,
+      authenticatedAt: session.authenticatedAt,
+      now: now(),
+      lifetimeSeconds: party.TokenLifetime,
+      sessionIndex: session.index,
+    } as const;
+    const assertion = issueAssertion(facts, signer);
+    const token =
+      party.EncryptionCertificate === undefined
+        ? assertion
+        : await encryptAssertion(assertion, party.EncryptionCertificate);
+    await sessions.note(ctx, session, { realm: party.Realm, replyUrl });
+    log.info({ relyingParty: party.Name, accountId: account.accountId }, 'assertion issued');
+    allowScript(ctx, scriptHash);
+    ctx.type = 'html';
+    ctx.body = answerPage({
+      brand,
+      action: replyUrl,
+      partyName: party.Caption,
+      fields: { wa: actions.signIn, wresult: toSignInResponse(token, facts), wctx },
+    });
+  }
+
+  async function signOut(ctx: Context): Promise<void> {
+    const session = await sessions.find(ctx);
+    await sessions.end(ctx);
+    const returnUrl = findReturn(singleOf(ctx, 'wreply'), singleOf(ctx, 'wtrealm'));
+    if (session !== undefined) log.info({ accountId: session.accountId }, 'signed out');
+    const frames = (session?.parties ?? []).map(({ replyUrl }) => {
+      const url = new URL(replyUrl);
+      url.searchParams.set('wa', actions.signOutCleanup);
+      return url.href;
+    });
+    ctx.type = 'html';
+    if (frames.length > 0) {
+      allowFrames(ctx, frames);
+      ctx.body = signingOutPage({ brand, frames, nextUrl: returnUrl });
+    } else if (returnUrl !== undefined) {
+      ctx.status = 303;
+      ctx.redirect(returnUrl);
+    } else ctx.body = signedOutPage({ brand });
+  }
+
+  /** Where somebody who has signed out may go: an address of a relying party, of the one that is named if one is. */
+  function findReturn(wreply: string | undefined, realm: string | undefined): string | undefined {
+    const url = wreply === undefined ? null : URL.parse(wreply);
+    if (wreply === undefined || url === null) return undefined;
+    const withoutQuery = `${url.origin}${url.pathname}`;
+    const parties = [...registry.configuration.relyingParties.values()].filter(
+      ({ Enabled, Realm }) => Enabled && (realm === undefined || Realm === realm),
+    );
+    const isRegistered = parties.some(
+      ({ PostLogoutRedirectUris, ReplyUrls }) =>
+        (ReplyUrls as readonly string[]).includes(wreply) ||
+        (PostLogoutRedirectUris as readonly string[]).includes(withoutQuery),
+    );
+    return isRegistered ? url.href : undefined;
+  }
+
+  function formOf(ctx: Context, { party }: SignIn) {
+    return {
+      brand,
+      action: `${base}${ctx.search}`,
+      csrf: csrf.token(sessions.formSubject(ctx)),
+      clientName: party.Caption,
+      canCancel: false,
+    };
+  }
+
+  function showLogin(
+    ctx: Context,
+    request: SignIn,
+    { userName, error }: { userName: string; error?: LoginError },
+  ) {
+    ctx.type = 'html';
+    ctx.body = loginPage({ ...formOf(ctx, request), userName: userName.slice(0, 256), error });
+  }
+}
+
+function refuseOtherMethods(ctx: Context, methods: readonly string[]): void {
+  if (methods.includes(ctx.method)) return;
+  ctx.set('Allow', methods.join(', '));
+  throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
+}
+
+/** A parameter of the query that may stand there once. */
+function singleOf(ctx: Context, name: string): string | undefined {
+  const value = ctx.query[name];
+  if (Array.isArray(value)) {
+    throw new ServerError('ERR_REQUEST_INVALID', `the parameter ${name} must not be repeated`, {
+      status: 400,
+    });
+  }
+  return value || undefined;
+}

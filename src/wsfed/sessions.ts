@@ -1,0 +1,104 @@
+/** The browser's sign-in at the WsFed application: one row, found by a cookie, ended with everything of its account. */
+import { randomBytes } from 'node:crypto';
+import type { Context } from 'koa';
+import type { ServerContext } from '../context.ts';
+import { bareRow, hashValue } from '../store/tokens.ts';
+
+const model = 'WsFedSession';
+
+export interface WsFedSession {
+  readonly accountId: string;
+  /** Seconds since the epoch. */
+  readonly authenticatedAt: number;
+  readonly method: 'password' | 'windows';
+  /** What assertions call the session; it is not its cookie. */
+  readonly index: string;
+  /** The relying parties that have an assertion of it, to be told of its end. */
+  readonly parties: readonly Party[];
+}
+
+interface Party {
+  readonly realm: string;
+  readonly replyUrl: string;
+}
+
+/** Makes the sessions over the token table. */
+export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'registry' | 'tokens'>) {
+  const { PublicUrl, SessionLifetime, WsFed } = registry.configuration.server;
+  const isSecure = PublicUrl.startsWith('https:') || WsFed.PublicUrl.startsWith('https:');
+  const names = isSecure
+    ? { session: '__Host-postern.wsfed', form: '__Host-postern.wsfed.form' }
+    : { session: 'postern.wsfed', form: 'postern.wsfed.form' };
+  const cookie = {
+    path: '/',
+    httpOnly: true,
+    sameSite: 'lax',
+    secure: isSecure,
+    signed: true,
+    overwrite: true,
+  } as const;
+
+  const toRow = (value: string, session: WsFedSession) => ({
+    ...bareRow,
+    id: hashValue(value),
+    model,
+    payload: JSON.stringify(session),
+    accountId: session.accountId,
+    expiresAt: session.authenticatedAt + SessionLifetime,
+  });
+
+  return {
+    async find(ctx: Context): Promise<WsFedSession | undefined> {
+      const value = ctx.cookies.get(names.session, { signed: true });
+      const found = value === undefined ? undefined : await tokens.find(model, value);
+      return found === undefined ? undefined : (JSON.parse(found.payload) as WsFedSession);
+    },
+
+    /** Begins one under a new value, in place of any that the browser had. */
+    async start(ctx: Context, session: Omit<WsFedSession, 'index'>): Promise<WsFedSession> {
+      const old = ctx.cookies.get(names.session, { signed: true });
+      if (old !== undefined) await tokens.destroy(model, old);
+      const value = randomBytes(32).toString('base64url');
+      const started = { ...session, index: `_${randomBytes(16).toString('hex')}` };
+      await tokens.insert(toRow(value, started));
+      setCookie(ctx, names.session, value);
+      return started;
+    },
+
+    /** Notes that a relying party has an assertion; once for each. */
+    async note(ctx: Context, session: WsFedSession, party: Party): Promise<void> {
+      if (session.parties.some(({ realm, replyUrl }) => realm === party.realm && replyUrl === party.replyUrl))
+        return;
+      const value = startedIn(ctx) ?? ctx.cookies.get(names.session, { signed: true });
+      if (value !== undefined)
+        await tokens.replace(toRow(value, { ...session, parties: [...session.parties, party] }));
+    },
+
+    async end(ctx: Context): Promise<void> {
+      const value = ctx.cookies.get(names.session, { signed: true });
+      if (value !== undefined) await tokens.destroy(model, value);
+      ctx.cookies.set(names.session, null, cookie);
+    },
+
+    /** What the forms of this browser are bound to; a page that is shown before anybody has signed in has a cookie for it. */
+    formSubject(ctx: Context): string {
+      const known = startedIn(ctx, names.form) ?? ctx.cookies.get(names.form, { signed: true });
+      if (known !== undefined) return `wsfed ${known}`;
+      const value = randomBytes(16).toString('base64url');
+      setCookie(ctx, names.form, value);
+      return `wsfed ${value}`;
+    },
+  };
+
+  function setCookie(ctx: Context, name: string, value: string): void {
+    ctx.cookies.set(name, value, cookie);
+    (ctx.state as Started)[name] = value;
+  }
+
+  /** A cookie that this very request has set: it comes back with the next one only. */
+  function startedIn(ctx: Context, name: string = names.session): string | undefined {
+    return (ctx.state as Started)[name];
+  }
+}
+
+type Started = Record<string, string | undefined>;
