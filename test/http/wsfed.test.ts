@@ -1,10 +1,15 @@
 /** The WsFed application: signing in to relying parties of WS-Federation, with the accounts of the provider. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { verifySignInResponse } from '../../src/federation/saml.ts';
 import { parseFederationMetadata } from '../../src/federation/ws-metadata.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
+import { requireCommand } from '../support/requirements.ts';
 import { createSigner } from '../support/saml-issuer.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
@@ -167,6 +172,75 @@ test('SAML 1.1, encryption, claims and lifetime are as the relying party has the
   const decryptionKeys = [signer.privateKey.export({ format: 'pem', type: 'pkcs8' }).toString()];
   assert.equal((await read(server, page, 'urn:secret', { decryptionKeys })).subject, 'alice');
 });
+
+test('xmlsec1 verifies the metadata and assertions of both versions, and decrypts what is for its key', async (t) => {
+  const xmlsec = requireCommand(t, 'xmlsec1');
+  const folder = mkdtempSync(join(tmpdir(), 'postern-xmlsec-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const write = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text);
+    return join(folder, name);
+  };
+  const toPem = (base64: string) =>
+    `-----BEGIN CERTIFICATE-----\n${base64.replace(/(.{64})/g, '$1\n')}\n-----END CERTIFICATE-----\n`;
+  const own = createSigner();
+  const server = await start(t, {
+    relyingParties: {
+      Portal: portal,
+      Old: { Realm: 'urn:old', ReplyUrls: ['https://old.example.com/'], TokenType: 'Saml11' },
+      Secret: {
+        Realm: 'urn:secret',
+        ReplyUrls: ['https://secret.example.com/'],
+        EncryptionCertificateFile: 'rp.pem',
+      },
+    },
+    files: { 'rp.pem': toPem(own.certificate) },
+  });
+  const metadata = await (
+    await fetch(`${wsFedUrl(server)}/FederationMetadata/2007-06/FederationMetadata.xml`)
+  ).text();
+  const certificate = write('idp.pem', toPem(parseFederationMetadata(metadata).certificates[0] ?? ''));
+  const verify = (id: string, xml: string) => {
+    const file = write('signed.xml', xml);
+    return execFileSync(xmlsec, ['--verify', ...toIdOption(id), '--pubkey-cert-pem', certificate, file], {
+      stdio: 'pipe',
+    });
+  };
+  const [idOfMetadata = '', id20 = '', id11 = ''] = [
+    'ID urn:oasis:names:tc:SAML:2.0:metadata:EntityDescriptor',
+    'ID urn:oasis:names:tc:SAML:2.0:assertion:Assertion',
+    'AssertionID urn:oasis:names:tc:SAML:1.0:assertion:Assertion',
+  ];
+  verify(idOfMetadata, metadata);
+  assert.throws(() => verify(idOfMetadata, metadata.replace('SecurityTokenService', 'AttributeService')));
+
+  const answered = async (wtrealm: string) =>
+    answerOf(await signIn(server, createBrowser(), { wtrealm })).fields.wresult ?? '';
+  const assertion20 = assertionOf(await answered('urn:portal'));
+  verify(id20, assertion20);
+  assert.throws(() => verify(id20, assertion20.replaceAll('alice', 'bobby')));
+  verify(id11, assertionOf(await answered('urn:old')));
+
+  const encrypted =
+    /<(\w+:)?EncryptedData[\s\S]*EncryptedData>/.exec(await answered('urn:secret'))?.[0] ?? '';
+  const key = write('rp.key', own.privateKey.export({ format: 'pem', type: 'pkcs8' }).toString());
+  const decrypted = execFileSync(
+    xmlsec,
+    ['--decrypt', '--privkey-pem', key, write('encrypted.xml', encrypted)],
+    { stdio: 'pipe' },
+  ).toString();
+  verify(id20, assertionOf(decrypted));
+  assert.match(decrypted, />alice</);
+});
+
+function toIdOption(id: string): string[] {
+  const [attribute = '', node = ''] = id.split(' ');
+  return [`--id-attr:${attribute}`, node];
+}
+
+function assertionOf(text: string): string {
+  return /<(\w+:)?Assertion[ >][\s\S]*<\/(\w+:)?Assertion>/.exec(text)?.[0] ?? '';
+}
 
 test('one sign-in serves all relying parties until it ends; wfresh asks anew', async (t) => {
   const server = await start(t, {

@@ -37,6 +37,15 @@ export function requireChromium(t: TestContext): string {
   );
 }
 
+/** Path of a command that Debian's package of this name has. Without it the test ends here, skipped. */
+export function requireCommand(t: TestContext, name: string): string {
+  const directories = (process.env.PATH ?? '').split(delimiter).filter((directory) => directory !== '');
+  return (
+    directories.map((directory) => join(directory, name)).find(isExecutable) ??
+    skip(t, `no ${name} found: install it (Debian: apt-get install ${name})`)
+  );
+}
+
 /** Connection string of a PostgreSQL that tests may write to, from TEST_POSTGRES. Without one the test ends here, skipped. */
 export function requirePostgres(t: TestContext): string {
   const connection = process.env.TEST_POSTGRES;
