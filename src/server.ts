@@ -30,10 +30,10 @@ import {
 } from './http/middleware.ts';
 import { type KeySource, loadKeys } from './keys/keys.ts';
 import {
-  daysToWarnOf,
   loadSamlSigningKey,
   type SamlKeySource,
   type SamlSigningKey,
+  watchCertificate,
 } from './keys/saml-signer.ts';
 import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
@@ -151,6 +151,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     samlKey,
   });
   const listener = starting.use(await openListener(app.callback(), settings.Listener));
+  if (samlKey !== undefined) starting.use(watchCertificate({ log, now }, samlKey));
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
 
   async function reload(): Promise<boolean> {
@@ -214,13 +215,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { url } = listener;
   log.info({ issuer: settings.PublicUrl, url, environment: settings.Environment }, 'listening');
   for (const { file, path, message } of configuration.deviations) log.warn({ file, path }, message);
-  const daysLeft = samlKey && daysToWarnOf(samlKey, now());
-  if (daysLeft !== undefined) {
-    log.warn(
-      { daysLeft },
-      'the certificate of the WsFed application ends soon: relying parties must get the next one',
-    );
-  }
 
   return {
     issuer: settings.PublicUrl,

@@ -10,6 +10,7 @@ import {
   setPassword,
   unlinkAccount,
 } from './account.ts';
+import { makeCertificate } from './certificate.ts';
 import { addClient } from './client.ts';
 import { checkConfiguration, printSchema, schemaKinds, writeDocumentation } from './configuration.ts';
 import { describeFailure, exitCodes } from './exit.ts';
@@ -108,6 +109,13 @@ function createProgram(io: CommandIo): Command {
     .command('cleanup')
     .description('delete what has expired, once')
     .action(() => cleanUp(directory(), io));
+  program
+    .command('certificate')
+    .description('make a signing key and a certificate that it signs itself: <path>.key and <path>.crt')
+    .argument('<path>', 'such as certs/wsfed-2027')
+    .option('--common-name <name>', 'who the certificate says it is', 'Postern')
+    .option('--days <n>', 'how long it is valid, at most 7300', '3650')
+    .action((path, options) => makeCertificate(path, options, io));
 
   addAccountCommands(program, directory, io);
   addClientCommands(program, directory, io);

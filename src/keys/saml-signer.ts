@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { X509CertificateGenerator } from '@peculiar/x509';
 import { ServerError } from '../errors.ts';
+import type { Logger } from '../log.ts';
 import { readOrMake } from './keys.ts';
 
 export interface SamlSigningKey {
@@ -28,8 +29,11 @@ export type SamlKeySource =
       readonly passphrase: string | undefined;
     };
 
-/** From how many days before its end on a certificate is warned of. */
-const warningDays = [90, 30, 7];
+/** From how many days before its end on a certificate is warned of, and from how many on it is an error. */
+const warningDays = 90;
+const errorDays = 7;
+
+const daySeconds = 86_400;
 
 /**
  * Loads the key, or makes one for Development with a certificate of ten years.
@@ -38,10 +42,9 @@ const warningDays = [90, 30, 7];
  */
 export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSigningKey> {
   if (source.kind === 'generated') {
-    const made = (await readOrMake(join(source.folder, 'wsfed-signing-key.json'), makeKey)) as {
-      privateKey: string;
-      certificate: string;
-    };
+    const made = (await readOrMake(join(source.folder, 'wsfed-signing-key.json'), () =>
+      makeSelfSignedKey({ commonName: 'Postern WsFed (development)', days: 3650 }),
+    )) as SelfSignedKey;
     return {
       ...made,
       nextCertificate: undefined,
@@ -77,13 +80,21 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
   };
 }
 
-/** How many days are left of a certificate, where that is few enough to say so; negative once it has ended. */
-export function daysToWarnOf(
+/** Says in the log, now and every day until disposed, that the certificate ends, once it is 90 days to it or less. */
+export function watchCertificate(
+  { log, now }: { log: Logger; now: () => number },
   { expiresAt }: Pick<SamlSigningKey, 'expiresAt'>,
-  now: number,
-): number | undefined {
-  const days = Math.floor((expiresAt - now) / 86_400);
-  return days < (warningDays[0] ?? 0) ? days : undefined;
+): Disposable {
+  const look = () => {
+    const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
+    if (daysLeft > warningDays) return;
+    const message =
+      'the certificate of the WsFed application ends soon: relying parties must get the next one';
+    log[daysLeft > errorDays ? 'warn' : 'error']({ daysLeft }, message);
+  };
+  look();
+  const timer = setInterval(look, daySeconds * 1000).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 function readCertificate(text: string, file: string): X509Certificate {
@@ -98,7 +109,21 @@ function endOf({ validTo }: X509Certificate): number {
   return Math.floor(Date.parse(validTo) / 1000);
 }
 
-async function makeKey(): Promise<{ privateKey: string; certificate: string }> {
+export interface SelfSignedKey {
+  /** PEM, PKCS #8. */
+  readonly privateKey: string;
+  /** Base64 DER. */
+  readonly certificate: string;
+}
+
+/** Makes an RSA key of 2048 bits and a certificate that it signs itself, valid from now on. */
+export async function makeSelfSignedKey({
+  commonName,
+  days,
+}: {
+  commonName: string;
+  days: number;
+}): Promise<SelfSignedKey> {
   const algorithm = {
     name: 'RSASSA-PKCS1-v1_5',
     hash: 'SHA-256',
@@ -109,11 +134,11 @@ async function makeKey(): Promise<{ privateKey: string; certificate: string }> {
   const notBefore = new Date();
   const certificate = await X509CertificateGenerator.createSelfSigned(
     {
-      name: 'CN=Postern WsFed (development)',
+      name: [{ CN: [commonName] }],
       keys: keys as Parameters<typeof X509CertificateGenerator.createSelfSigned>[0]['keys'],
       signingAlgorithm: algorithm,
       notBefore,
-      notAfter: new Date(notBefore.getTime() + 3650 * 86_400_000),
+      notAfter: new Date(notBefore.getTime() + days * daySeconds * 1000),
     },
     webcrypto as Parameters<typeof X509CertificateGenerator.createSelfSigned>[1],
   );

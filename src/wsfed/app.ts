@@ -92,10 +92,14 @@ export function createWsFed(needs: Needs): Middleware {
       await (ctx.method === 'POST' ? takeForm(ctx, request) : signIn(ctx, request));
     } else if (action === actions.signOut || action === actions.signOutCleanup) await signOut(ctx);
     else {
-      throw new ServerError('ERR_REQUEST_INVALID', 'an application that sends you here says what for (wa)', {
-        status: 400,
-        hint: `wa is ${action === undefined ? 'missing' : 'neither wsignin1.0 nor wsignout1.0'}`,
-      });
+      throw new ServerError(
+        'ERR_REQUEST_INVALID',
+        'applications send you here to sign in; by itself this address does nothing',
+        {
+          status: 400,
+          hint: `wa is ${action === undefined ? 'missing' : 'neither wsignin1.0 nor wsignout1.0'}`,
+        },
+      );
     }
   };
 
@@ -305,7 +309,9 @@ export function createWsFed(needs: Needs): Middleware {
     ctx.type = 'html';
     if (frames.length > 0) {
       allowFrames(ctx, frames);
-      ctx.body = signingOutPage({ brand, frames, nextUrl: returnUrl });
+      // The same again, which by then has nobody to tell, where there is no other place to go to.
+      const nextUrl = returnUrl ?? `${base}?${new URLSearchParams({ wa: actions.signOut })}`;
+      ctx.body = signingOutPage({ brand, frames, nextUrl });
     } else if (returnUrl !== undefined) {
       ctx.status = 303;
       ctx.redirect(returnUrl);
