@@ -381,15 +381,18 @@ function createApp(
   app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));
   const mount = (path: string, ...middleware: Middleware[]) =>
     app.use(mountAt(path, compose(middleware) as Parameters<typeof mountAt>[1]));
-  if (server.Mounts.includes('Oidc')) mount(base, ...stack);
+  // The inner one first, where one is below the other.
   if (samlKey !== undefined) {
     mount(new URL(server.WsFed.PublicUrl).pathname, createWsFed({ ...context, csrf, signer: samlKey }));
     // Both applications have the one stylesheet and logo, at the address of the first.
     if (!server.Mounts.includes('Oidc')) mount(base, assets);
   }
-  app.use((ctx) => {
-    if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
-  });
+  if (server.Mounts.includes('Oidc')) {
+    mount(base, ...stack);
+    app.use((ctx) => {
+      if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
+    });
+  }
   return { app, refreshDocuments };
 }
 

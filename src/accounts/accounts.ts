@@ -428,9 +428,9 @@ function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'stamp
   };
 }
 
-/** True where the text holds a control character other than a line break or tab, or half a character. */
+/** True where the text holds what XML 1.0 cannot: control characters, but for line breaks and tabs, or half a character. */
 function isUnprintable(text: string): boolean {
-  return !text.isWellFormed() || /[^\P{Cc}\t\n\r]/u.test(text);
+  return !text.isWellFormed() || /[\uFFFE\uFFFF]|[^\P{Cc}\t\n\r]/u.test(text);
 }
 
 function refuseInvalidName(name: string, what: string): void {

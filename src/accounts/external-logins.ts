@@ -15,7 +15,10 @@ import type { Account, Accounts, NewAccount } from './accounts.ts';
 /** What is needed of a verified identity. */
 export interface ExternalIdentity {
   readonly issuer: string;
-  /** What the issuer never gives to somebody else. */
+  /**
+   * What the issuer never gives to somebody else. Where it sends nothing of the kind: the type of the claim that
+   * has the name, a line break, and the name in lower case.
+   */
   readonly subject: string;
   /** By type; for WS-Federation by short name as well. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
@@ -46,7 +49,7 @@ export interface ExternalLogins {
     rules: {
       /** Whether an account is for no person to sign in as. */
       isReserved: (name: string) => boolean;
-      /** Whether an identity provider of this name is registered. */
+      /** Whether an identity provider of this name is there to sign in with. */
       isProvider: (name: string) => boolean;
     },
   ): Promise<ExternalResult>;
@@ -76,13 +79,33 @@ export function createExternalLogins({
     return row && { normalizedName: String(row.normalizedName), provider: String(row.provider) };
   }
 
-  /** Whether somebody else of the same issuer is linked to the account. */
-  async function isTaken({ issuer }: ExternalIdentity, account: Account): Promise<boolean> {
-    const rows = await db<Row>(table).select('issuer').where({ normalizedName: account.name.toLowerCase() });
-    return rows.some((row) => row.issuer === issuer);
+  /**
+   * The links of the same issuer that give way to a new one: those where the name stood for the subject, and is
+   * still the same, since the issuer has begun to send a subject or another claim. Undefined where somebody else
+   * is linked to the account.
+   */
+  async function findReplaced(
+    { issuer }: ExternalIdentity,
+    account: Account,
+    name: string,
+  ): Promise<readonly string[] | undefined> {
+    const rows = await db<Row>(table)
+      .select('id', 'issuer', 'subject')
+      .where({ normalizedName: account.name.toLowerCase() });
+    const others = rows.filter((row) => row.issuer === issuer);
+    const byName = others.filter((row) => {
+      const [, named] = String(row.subject).split('\n');
+      return named === name.toLowerCase();
+    });
+    return byName.length < others.length ? undefined : byName.map((row) => String(row.id));
   }
 
-  async function link(provider: Provider, { issuer, subject }: ExternalIdentity, account: Account) {
+  async function link(
+    provider: Provider,
+    { issuer, subject }: ExternalIdentity,
+    { account, replaced }: { account: Account; replaced: readonly string[] },
+  ) {
+    if (replaced.length > 0) await db(table).whereIn('id', replaced).delete();
     const normalizedName = account.name.toLowerCase();
     const row = { normalizedName, provider: provider.Name, issuer, subject, createdAt: now() };
     try {
@@ -131,14 +154,21 @@ export function createExternalLogins({
           return refused('issuer-of-another');
         if (isReserved(linked.normalizedName)) return refused('client-account');
         const account = await accounts.find(linked.normalizedName);
-        return account === undefined ? refused('account-removed') : judge(provider, account, false);
+        if (account === undefined) return refused('account-removed');
+        const result = judge(provider, account, false);
+        if (result.kind === 'accepted' && linked.provider !== provider.Name) {
+          const id = linkId(identity.issuer, identity.subject);
+          await db(table).where({ id }).update({ provider: provider.Name });
+        }
+        return result;
       }
       const userName = findUserName(provider, identity.claims);
       if (typeof userName === 'string') return refused(userName);
       let account = await findNamed(userName);
       if (isReserved(account?.name ?? userName.name)) return refused('client-account');
       // The name has gone to somebody else there; who is linked stays who is meant.
-      if (account !== undefined && (await isTaken(identity, account))) return refused('account-taken');
+      const replaced = account && (await findReplaced(identity, account, userName.name));
+      if (account !== undefined && replaced === undefined) return refused('account-taken');
       const isNew = account === undefined;
       if (account === undefined) {
         if (!provider.ProvisionAccounts) return refused('account-unknown');
@@ -148,7 +178,7 @@ export function createExternalLogins({
         account = provisioned;
       }
       const result = judge(provider, account, isNew);
-      if (result.kind === 'accepted') await link(provider, identity, account);
+      if (result.kind === 'accepted') await link(provider, identity, { account, replaced: replaced ?? [] });
       return result;
     },
   };

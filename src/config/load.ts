@@ -465,9 +465,16 @@ function completeServer(
     return key ?? '';
   });
 
+  const wsFedUrl = WsFed.PublicUrl ?? wsFedUrlOf(settings.PublicUrl);
+  if (new URL(wsFedUrl).protocol !== new URL(settings.PublicUrl).protocol) {
+    report({ path: 'WsFed.PublicUrl', message: 'must be http or https as PublicUrl is' });
+  }
+  if (new URL(wsFedUrl).pathname === new URL(settings.PublicUrl).pathname && settings.Mounts.length > 1) {
+    report({ path: 'WsFed.PublicUrl', message: 'must have another path than PublicUrl' });
+  }
   return {
     ...settings,
-    WsFed: { PublicUrl: WsFed.PublicUrl ?? wsFedUrlOf(settings.PublicUrl) },
+    WsFed: { PublicUrl: wsFedUrl },
     ...(WsFedSigningCertificate === undefined
       ? undefined
       : {
@@ -559,6 +566,12 @@ function completeRelyingParty(
   if (certificate !== undefined && value.TokenType === 'Saml11') {
     report({ path: 'EncryptionCertificateFile', message: 'needs TokenType Saml20' });
   }
+  for (const [index, claim] of value.TokenType === 'Saml11' ? value.Claims.entries() : []) {
+    // Its name and its namespace are two attributes there.
+    if (URL.canParse(claim) && !claim.includes('/')) {
+      report({ path: `Claims[${index}]`, message: 'has no "/", which Saml11 needs' });
+    }
+  }
   if (certificate !== undefined && !isCertificate(certificate)) {
     report({ path: 'EncryptionCertificateFile', message: 'holds no certificate in PEM' });
   }
@@ -566,6 +579,11 @@ function completeRelyingParty(
     ...rest,
     Name: name,
     Caption: value.Caption ?? name,
+    // As they are compared: without the query, and in their normal form.
+    PostLogoutRedirectUris: value.PostLogoutRedirectUris.map((uri) => {
+      const url = URL.parse(uri);
+      return url === null ? uri : `${url.origin}${url.pathname}`;
+    }),
     ...(certificate === undefined ? undefined : { EncryptionCertificate: certificate }),
   };
 }
@@ -584,14 +602,17 @@ function ownRelyingParties(
   providers: ReadonlyMap<string, Provider>,
 ): RelyingParty[] {
   if (server === undefined) return [];
-  return [...providers.values()].flatMap((provider) => {
-    if (provider.Type !== 'WsFed' || !provider.isOwn) return [];
+  const own = [...providers.values()].filter(
+    (provider): provider is WsFedProvider => provider.Type === 'WsFed' && provider.isOwn && provider.Enabled,
+  );
+  return own.map((provider) => {
     return {
       Name: provider.Name,
       Caption: server.Branding.Name,
-      Enabled: provider.Enabled,
+      Enabled: true,
       Realm: provider.Wtrealm,
-      ReplyUrls: [provider.Wreply],
+      // Several of them under one realm are one relying party.
+      ReplyUrls: own.filter(({ Wtrealm }) => Wtrealm === provider.Wtrealm).map(({ Wreply }) => Wreply),
       PostLogoutRedirectUris: [`${server.PublicUrl}/signed-out`],
       TokenType: 'Saml20' as const,
       TokenLifetime: 600,
@@ -670,7 +691,17 @@ function completeProvider(
     });
     const { MetadataAddress = `${server?.WsFed.PublicUrl}${federationMetadataPath}` } = rest;
     const isOwn = rest.MetadataAddress === undefined;
-    return { ...rest, Name: name, MetadataAddress, isOwn, CallbackPath, Wreply, DecryptionKeys: keys };
+    return {
+      ...rest,
+      Name: name,
+      MetadataAddress,
+      isOwn,
+      CallbackPath,
+      Wreply,
+      DecryptionKeys: keys,
+      // The accounts are the same: what else one of them says of itself must not make it another.
+      ...(isOwn ? { UserNameClaims: ['nameidentifier'] } : undefined),
+    };
   }
   const { ClientSecret, ...rest } = withoutSchema(value);
   const secret =

@@ -792,7 +792,12 @@ export const RelyingPartyRegistration = z.strictObject({
   Realm: text().meta({
     description: 'Its identifier: what it sends as wtrealm, and the audience of assertions.',
   }),
-  ReplyUrls: list(webUrl())
+  ReplyUrls: list(
+    webUrl().refine((value) => {
+      const url = URL.parse(value);
+      return url === null || (url.hash === '' && url.username === '' && url.password === '');
+    }, 'must have no fragment, user name or password'),
+  )
     .refine((urls) => urls.length > 0, 'must contain at least one address')
     .meta({
       description:

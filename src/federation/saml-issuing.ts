@@ -20,8 +20,6 @@ export interface AssertionFacts {
   readonly issuer: string;
   /** The relying party's realm. */
   readonly audience: string;
-  /** Where the answer is posted to. */
-  readonly recipient: string;
   readonly subject: string;
   /** By claim type. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
@@ -51,7 +49,10 @@ const methods = {
 const dsig = 'http://www.w3.org/2000/09/xmldsig#';
 const exclusive = 'http://www.w3.org/2001/10/xml-exc-c14n#';
 
-/** Escapes text for an element or a double-quoted attribute; white space that a parser would change becomes a reference. */
+/**
+ * Escapes text for an element or a double-quoted attribute; white space that a parser would change becomes a
+ * reference, and what XML 1.0 cannot hold the replacement character.
+ */
 function x(text: string): string {
   const entities: Readonly<Record<string, string>> = {
     '&': '&amp;',
@@ -61,6 +62,7 @@ function x(text: string): string {
     "'": '&#39;',
   };
   return text
+    .replace(/[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu, '\uFFFD')
     .replace(/[&<>"']/g, (character) => entities[character] ?? '')
     .replace(/[\t\n\r]/g, (character) => `&#x${character.charCodeAt(0).toString(16).toUpperCase()};`);
 }
@@ -77,37 +79,31 @@ export function issueAssertion(facts: AssertionFacts, signer: SamlSigner): strin
     : sign(makeAssertion20(id, facts), signer, { action: 'after', at: "/*/*[local-name(.)='Issuer']" });
 }
 
-function allClaims({ authenticatedAt, claims, method, version }: AssertionFacts) {
-  return [
-    ...claims,
-    [claimTypes.authenticationMethod, [methods[method][version]]] as const,
-    [claimTypes.authenticationInstant, [time(authenticatedAt)]] as const,
-  ].filter(([, values]) => values.length > 0);
+/** Relying parties make claims of the subject and of the authentication themselves; twice is one too many for them. */
+const claimsOfStatements: readonly string[] = [
+  claimTypes.nameIdentifier,
+  claimTypes.authenticationMethod,
+  claimTypes.authenticationInstant,
+];
+
+function attributesOf({ claims }: AssertionFacts) {
+  return [...claims].filter(([type, values]) => values.length > 0 && !claimsOfStatements.includes(type));
 }
 
 function makeAssertion20(id: string, facts: AssertionFacts): string {
-  const {
-    audience,
-    authenticatedAt,
-    issuer,
-    lifetimeSeconds,
-    method,
-    now,
-    recipient,
-    sessionIndex,
-    subject,
-  } = facts;
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, sessionIndex, subject } = facts;
   const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
-  const attributes = allClaims(facts).map(
+  const attributes = attributesOf(facts).map(
     ([type, values]) =>
       `<Attribute Name="${x(type)}">${values.map((value) => `<AttributeValue>${x(value)}</AttributeValue>`).join('')}</Attribute>`,
   );
   return (
     `<Assertion xmlns="urn:oasis:names:tc:SAML:2.0:assertion" ID="${id}" IssueInstant="${time(now)}" Version="2.0">` +
     `<Issuer>${x(issuer)}</Issuer><Subject><NameID Format="urn:oasis:names:tc:SAML:2.0:nameid-format:persistent">${x(subject)}</NameID>` +
-    `<SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><SubjectConfirmationData NotOnOrAfter="${until}" Recipient="${x(recipient)}"/></SubjectConfirmation></Subject>` +
+    // Without a Recipient: Windows Identity Foundation refuses an assertion that has one (ID4157).
+    `<SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><SubjectConfirmationData NotOnOrAfter="${until}"/></SubjectConfirmation></Subject>` +
     `<Conditions NotBefore="${from}" NotOnOrAfter="${until}"><AudienceRestriction><Audience>${x(audience)}</Audience></AudienceRestriction></Conditions>` +
-    `<AttributeStatement>${attributes.join('')}</AttributeStatement>` +
+    `${attributes.length === 0 ? '' : `<AttributeStatement>${attributes.join('')}</AttributeStatement>`}` +
     `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${methods[method]['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
   );
 }
@@ -118,7 +114,7 @@ function makeAssertion11(id: string, facts: AssertionFacts): string {
   const about =
     `<saml:Subject><saml:NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${x(subject)}</saml:NameIdentifier>` +
     '<saml:SubjectConfirmation><saml:ConfirmationMethod>urn:oasis:names:tc:SAML:1.0:cm:bearer</saml:ConfirmationMethod></saml:SubjectConfirmation></saml:Subject>';
-  const attributes = allClaims(facts).map(([type, values]) => {
+  const attributes = attributesOf(facts).map(([type, values]) => {
     const cut = type.lastIndexOf('/');
     const list = values.map((value) => `<saml:AttributeValue>${x(value)}</saml:AttributeValue>`).join('');
     return `<saml:Attribute AttributeName="${x(type.slice(cut + 1))}" AttributeNamespace="${x(type.slice(0, cut))}">${list}</saml:Attribute>`;
@@ -126,7 +122,7 @@ function makeAssertion11(id: string, facts: AssertionFacts): string {
   return (
     `<saml:Assertion xmlns:saml="urn:oasis:names:tc:SAML:1.0:assertion" MajorVersion="1" MinorVersion="1" AssertionID="${id}" Issuer="${x(issuer)}" IssueInstant="${time(now)}">` +
     `<saml:Conditions NotBefore="${from}" NotOnOrAfter="${until}"><saml:AudienceRestrictionCondition><saml:Audience>${x(audience)}</saml:Audience></saml:AudienceRestrictionCondition></saml:Conditions>` +
-    `<saml:AttributeStatement>${about}${attributes.join('')}</saml:AttributeStatement>` +
+    `${attributes.length === 0 ? '' : `<saml:AttributeStatement>${about}${attributes.join('')}</saml:AttributeStatement>`}` +
     `<saml:AuthenticationStatement AuthenticationMethod="${methods[method]['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
   );
 }

@@ -89,7 +89,9 @@ export function watchCertificate(
     const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
     if (daysLeft > warningDays) return;
     const message =
-      'the certificate of the WsFed application ends soon: relying parties must get the next one';
+      daysLeft < 0
+        ? 'the certificate of the WsFed application has ended: relying parties may refuse what it signs'
+        : 'the certificate of the WsFed application ends soon: relying parties must get the next one';
     log[daysLeft > errorDays ? 'warn' : 'error']({ daysLeft }, message);
   };
   look();

@@ -52,8 +52,8 @@ export interface Attempts {
   find(handle: string): Promise<StoredAttempt | undefined>;
   /** Claims the right to answer; false where somebody has it already. */
   claim(handle: string, attempt: StoredAttempt): Promise<boolean>;
-  /** Stores the answer of one that was claimed, and returns the ticket for it. */
-  answer(handle: string, attempt: StoredAttempt, answer: Answer): Promise<string>;
+  /** Stores the answer of one that was claimed, and returns the ticket for it; undefined where it is gone by now. */
+  answer(handle: string, attempt: StoredAttempt, answer: Answer): Promise<string | undefined>;
   /** One that has its answer, for the one caller that takes it with its ticket. */
   take(handle: string, ticket: string): Promise<StoredAttempt | undefined>;
 }
@@ -92,8 +92,8 @@ export function createAttempts({ tokens }: Pick<ServerContext, 'tokens'>): Attem
 
     async answer(handle, attempt, answer) {
       const ticket = randomBytes(32).toString('base64url');
-      await tokens.replace(toRow(handle, { ...attempt, answer, ticketHash: hashValue(ticket) }), 1);
-      return ticket;
+      const answered = { ...attempt, answer, ticketHash: hashValue(ticket) };
+      return (await tokens.replace(toRow(handle, answered), 1)) ? ticket : undefined;
     },
 
     async take(handle, ticket) {

@@ -138,6 +138,10 @@ export function createExternalSteps({
       }
       const answer = await verify(provider, handle, attempt, response);
       const ticket = await attempts.answer(handle, attempt, answer);
+      if (ticket === undefined) {
+        showUnknown(ctx, attempt, 'it has ended meanwhile');
+        return;
+      }
       const query = new URLSearchParams({ client_id: attempt.clientId, attempt: handle, ticket });
       ctx.status = 303;
       ctx.redirect(`${base()}/login/${attempt.interactionUid}/return?${query}`);
@@ -177,7 +181,7 @@ export function createExternalSteps({
       if (requiresMfa && !isMfa) return fail('no-mfa', 'mfa-missing');
       const result = await externalLogins.resolve(provider, identity, {
         isReserved: registry.isClientAccount,
-        isProvider: (other) => registry.configuration.providers.has(other),
+        isProvider: (other) => registry.configuration.providers.get(other)?.Enabled === true,
       });
       // Types alone: the values are the user's.
       if (result.kind === 'refused') {

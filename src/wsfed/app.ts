@@ -128,6 +128,12 @@ export function createWsFed(needs: Needs): Middleware {
       );
     }
     const wctx = singleOf(ctx, 'wctx');
+    if (/\p{Cc}/u.test(wctx ?? '')) {
+      throw new ServerError('ERR_REQUEST_INVALID', 'the context (wctx) has control characters', {
+        status: 400,
+        hint: 'browsers would change them on the way back',
+      });
+    }
     if ((wctx?.length ?? 0) > longestContext) {
       throw new ServerError('ERR_REQUEST_INVALID', 'the context of the application (wctx) is too long', {
         status: 400,
@@ -138,8 +144,9 @@ export function createWsFed(needs: Needs): Middleware {
       throw new ServerError('ERR_REQUEST_INVALID', 'wfresh is no number of minutes', { status: 400 });
     }
     // Of a sign-in that has to be new, the one of this very request is new enough.
+    const minutes = wfresh === undefined ? undefined : Number(wfresh);
     const notBefore =
-      wfresh === undefined ? 0 : wfresh === '0' ? Number.POSITIVE_INFINITY : now() - Number(wfresh) * 60;
+      minutes === undefined ? 0 : minutes === 0 ? Number.POSITIVE_INFINITY : now() - minutes * 60;
     return { party, replyUrl, wctx, notBefore };
   }
 
@@ -150,7 +157,8 @@ export function createWsFed(needs: Needs): Middleware {
       return;
     }
     const account = await accounts.find(session.accountId);
-    if (account === undefined || account.disabled) {
+    const isAsBefore = account?.stamp === session.stamp && !account.disabled;
+    if (account === undefined || !isAsBefore || registry.isClientAccount(account.accountId)) {
       await sessions.end(ctx);
       showLogin(ctx, request, { userName: '' });
       return;
@@ -242,14 +250,10 @@ export function createWsFed(needs: Needs): Middleware {
   }
 
   async function finish(ctx: Context, request: SignIn, account: Account): Promise<void> {
-    const { accountId } = account;
-    const session = await sessions.start(ctx, {
-      accountId,
-      authenticatedAt: now(),
-      method: 'password',
-      parties: [],
-    });
-    if (!(await accounts.isUnchanged(accountId, account.stamp))) {
+    const { accountId, stamp } = account;
+    const begun = { accountId, stamp, authenticatedAt: now(), method: 'password' } as const;
+    const session = await sessions.start(ctx, begun);
+    if (!(await accounts.isUnchanged(accountId, stamp))) {
       await tokens.revokeAccount(accountId);
       throw new ServerError('ERR_FORM_EXPIRED', 'the account was changed while you signed in', {
         status: 409,
@@ -270,7 +274,6 @@ export function createWsFed(needs: Needs): Middleware {
       version: party.TokenType === 'Saml11' ? '1.1' : '2.0',
       issuer: entityId,
       audience: party.Realm,
-      recipient: replyUrl,
       subject: account.accountId,
       claims: claimsFor(party, account),
       method: session.method,
@@ -297,11 +300,16 @@ export function createWsFed(needs: Needs): Middleware {
   }
 
   async function signOut(ctx: Context): Promise<void> {
+    refuseOtherMethods(ctx, ['GET', 'POST']);
     const session = await sessions.find(ctx);
     await sessions.end(ctx);
     const returnUrl = findReturn(singleOf(ctx, 'wreply'), singleOf(ctx, 'wtrealm'));
     if (session !== undefined) log.info({ accountId: session.accountId }, 'signed out');
-    const frames = (session?.parties ?? []).map(({ replyUrl }) => {
+    // Those that are still registered, switched off or not: what an address has become since is not known.
+    const parties = (session?.parties ?? []).filter(({ realm, replyUrl }) =>
+      registry.configuration.relyingParties.get(realm)?.ReplyUrls.some((url) => url === replyUrl),
+    );
+    const frames = parties.map(({ replyUrl }) => {
       const url = new URL(replyUrl);
       url.searchParams.set('wa', actions.signOutCleanup);
       return url.href;
@@ -321,7 +329,7 @@ export function createWsFed(needs: Needs): Middleware {
   /** Where somebody who has signed out may go: an address of a relying party, of the one that is named if one is. */
   function findReturn(wreply: string | undefined, realm: string | undefined): string | undefined {
     const url = wreply === undefined ? null : URL.parse(wreply);
-    if (wreply === undefined || url === null) return undefined;
+    if (wreply === undefined || url === null || url.username || url.password || url.hash) return undefined;
     const withoutQuery = `${url.origin}${url.pathname}`;
     const parties = [...registry.configuration.relyingParties.values()].filter(
       ({ Enabled, Realm }) => Enabled && (realm === undefined || Realm === realm),

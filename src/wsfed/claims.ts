@@ -26,10 +26,11 @@ export function claimsFor(
   account: Account,
 ): ReadonlyMap<string, readonly string[]> {
   const found = new Map<string, readonly string[]>();
+  const own = new Map(Object.entries(toClaims(account)));
   for (const name of Claims) {
     const known = Object.hasOwn(standard, name) ? standard[name] : undefined;
     const type = known?.type ?? typeOf(name);
-    const values = known === undefined ? valuesOf(toClaims(account)[name]) : known.read(account);
+    const values = known === undefined ? valuesOf(own.get(name)) : known.read(account);
     const texts = values.filter((value) => value !== undefined && value !== '') as string[];
     if (texts.length > 0) found.set(type, texts);
   }
@@ -47,5 +48,6 @@ function textOf(value: string | readonly string[] | undefined): string | undefin
 
 function valuesOf(value: unknown): readonly string[] {
   if (value === undefined || value === null) return [];
-  return (Array.isArray(value) ? value : [value]).map(String);
+  const values: unknown[] = Array.isArray(value) ? value : [value];
+  return values.map((one) => (typeof one === 'object' ? JSON.stringify(one) : String(one)));
 }

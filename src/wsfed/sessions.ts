@@ -8,6 +8,8 @@ const model = 'WsFedSession';
 
 export interface WsFedSession {
   readonly accountId: string;
+  /** Of the account, as it was then. */
+  readonly stamp: string;
   /** Seconds since the epoch. */
   readonly authenticatedAt: number;
   readonly method: 'password' | 'windows';
@@ -20,6 +22,13 @@ export interface WsFedSession {
 interface Party {
   readonly realm: string;
   readonly replyUrl: string;
+}
+
+/** More than a browser opens at once of different relying parties. */
+const noteAttempts = 10;
+
+function isAmong(parties: readonly Party[], { realm, replyUrl }: Party): boolean {
+  return parties.some((one) => one.realm === realm && one.replyUrl === replyUrl);
 }
 
 /** Makes the sessions over the token table. */
@@ -54,41 +63,56 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
       return found === undefined ? undefined : (JSON.parse(found.payload) as WsFedSession);
     },
 
-    /** Begins one under a new value, in place of any that the browser had. */
-    async start(ctx: Context, session: Omit<WsFedSession, 'index'>): Promise<WsFedSession> {
+    /** Begins one under a new value, in place of any that the browser had; it knows whom that one had to tell. */
+    async start(ctx: Context, session: Omit<WsFedSession, 'index' | 'parties'>): Promise<WsFedSession> {
       const old = ctx.cookies.get(names.session, { signed: true });
+      const found = old === undefined ? undefined : await tokens.find(model, old);
       if (old !== undefined) await tokens.destroy(model, old);
       const value = randomBytes(32).toString('base64url');
-      const started = { ...session, index: `_${randomBytes(16).toString('hex')}` };
+      const parties = found === undefined ? [] : (JSON.parse(found.payload) as WsFedSession).parties;
+      const started = { ...session, parties, index: `_${randomBytes(16).toString('hex')}` };
       await tokens.insert(toRow(value, started));
       setCookie(ctx, names.session, value);
+      renewForms(ctx);
       return started;
     },
 
     /** Notes that a relying party has an assertion; once for each. */
     async note(ctx: Context, session: WsFedSession, party: Party): Promise<void> {
-      if (session.parties.some(({ realm, replyUrl }) => realm === party.realm && replyUrl === party.replyUrl))
-        return;
+      if (isAmong(session.parties, party)) return;
       const value = startedIn(ctx) ?? ctx.cookies.get(names.session, { signed: true });
-      if (value !== undefined)
-        await tokens.replace(toRow(value, { ...session, parties: [...session.parties, party] }));
+      // Read again for each try: the browser may be on its way to several relying parties at once.
+      for (let attempt = 0; value !== undefined && attempt < noteAttempts; attempt += 1) {
+        const found = await tokens.find(model, value);
+        if (found === undefined) return;
+        const current = JSON.parse(found.payload) as WsFedSession;
+        if (isAmong(current.parties, party)) return;
+        const noted = { ...current, parties: [...current.parties, party] };
+        if (await tokens.replace(toRow(value, noted), found.version)) return;
+      }
     },
 
     async end(ctx: Context): Promise<void> {
       const value = ctx.cookies.get(names.session, { signed: true });
       if (value !== undefined) await tokens.destroy(model, value);
       ctx.cookies.set(names.session, null, cookie);
+      renewForms(ctx);
     },
 
     /** What the forms of this browser are bound to; a page that is shown before anybody has signed in has a cookie for it. */
     formSubject(ctx: Context): string {
       const known = startedIn(ctx, names.form) ?? ctx.cookies.get(names.form, { signed: true });
       if (known !== undefined) return `wsfed ${known}`;
-      const value = randomBytes(16).toString('base64url');
-      setCookie(ctx, names.form, value);
-      return `wsfed ${value}`;
+      return `wsfed ${renewForms(ctx)}`;
     },
   };
+
+  /** Forms that were shown before are worth nothing from now on, whoever finds them in the browser's history. */
+  function renewForms(ctx: Context): string {
+    const value = randomBytes(16).toString('base64url');
+    setCookie(ctx, names.form, value);
+    return value;
+  }
 
   function setCookie(ctx: Context, name: string, value: string): void {
     ctx.cookies.set(name, value, cookie);

@@ -656,6 +656,16 @@ const serverCases: readonly { name: string; settings: object; expected: RegExp }
     expected: /LogoFile: .*no such file/,
   },
   {
+    name: 'a WsFed application at the address of the provider',
+    settings: { WsFed: { PublicUrl: development.PublicUrl } },
+    expected: /WsFed\.PublicUrl: must have another path than PublicUrl/,
+  },
+  {
+    name: 'a WsFed application of another scheme',
+    settings: { WsFed: { PublicUrl: 'https://sso.example.com/WsFed' } },
+    expected: /WsFed\.PublicUrl: must be http or https as PublicUrl is/,
+  },
+  {
     name: 'a short cookie key',
     settings: { CookieKeys: [{ plain: 'short' }] },
     expected: /CookieKeys\[0\]: is shorter/,
@@ -666,6 +676,23 @@ for (const { name, settings, expected } of serverCases) {
     await assertIssues(t, { 'server.json': { ...development, ...settings } }, [expected]);
   });
 }
+
+test('a relying party gets nothing that its token or its address cannot hold', async (t) => {
+  const party = { Realm: 'urn:old', ReplyUrls: ['https://old.example.com/'] };
+  await assertIssues(
+    t,
+    {
+      'relying-parties/claim.json': { ...party, TokenType: 'Saml11', Claims: ['role', 'urn:own'] },
+      'relying-parties/hash.json': { ...party, Realm: 'urn:b', ReplyUrls: ['https://old.example.com/#x'] },
+      'relying-parties/user.json': { ...party, Realm: 'urn:c', ReplyUrls: ['https://me@old.example.com/'] },
+    },
+    [
+      /claim\.json: Claims\[1\]: has no "\/", which Saml11 needs/,
+      /hash\.json: ReplyUrls\[0\]: must have no fragment/,
+      /user\.json: ReplyUrls\[0\]: must have no fragment/,
+    ],
+  );
+});
 
 test('paths start at the folder that contains config/', async (t) => {
   const directory = writeConfig(t, {

@@ -1,7 +1,5 @@
 /** Who may sign in through which identity provider, and what holds while things change or fail on the way. */
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { startServer } from '../../src/server.ts';
@@ -217,10 +215,32 @@ test('two registrations of one issuer do not sign in whom the other vouched for'
   assert.ok(hasCode(await through('IntelligenceWsFed')));
   assert.equal((await through('Other')).status, 403);
   assert.ok(server.logged.some(({ reason }) => reason === 'issuer-of-another'));
-  rmSync(join(server.configDirectory, 'providers/IntelligenceWsFed.json'));
+  server.write('providers/IntelligenceWsFed.json', { ...provider, Enabled: false });
   server.write('providers/Other.json', { ...provider, AllowedAccounts: ['alice'] });
   await server.reload();
   assert.ok(hasCode(await through('Other')), 'it has taken the place of the first');
+});
+
+test('a subject takes the place of the name that stood for it, and of nothing else', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims });
+  const server = await startTestServer(t, {
+    providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
+  });
+  const answer = async (subject: string | undefined, name: string) => {
+    standIn.answer = {
+      claims: { [`${identity}/upn`]: name },
+      // A transient name is none.
+      subject: subject ?? `t-${Math.random()}`,
+      ...(subject === undefined && { subjectFormat: 'urn:oasis:names:tc:SAML:2.0:nameid-format:transient' }),
+    };
+    const attempt = await authorize({ issuer: server.issuer, ...script });
+    return hasCode(await throughProvider(attempt.browser, attempt.page));
+  };
+  assert.equal(await answer(undefined, 'alice'), true);
+  assert.equal(await answer('S-1', 'alice'), true, 'the same person with a subject');
+  assert.equal(await answer('S-2', 'alice'), false, 'another one');
+  assert.equal(await answer(undefined, 'alice'), false, 'and no way back to the name alone');
+  assert.equal(await answer('S-1', 'alice.married'), true);
 });
 
 test('a request for a new sign-in is met by none that is older, in WS-Federation too', async (t) => {

@@ -134,7 +134,7 @@ test('SAML 1.1, encryption, claims and lifetime are as the relying party has the
         ReplyUrls: ['https://old.example.com/'],
         TokenType: 'Saml11',
         TokenLifetime: 60,
-        Claims: ['role', 'windowsaccountname', 'department', 'urn:own'],
+        Claims: ['role', 'windowsaccountname', 'department', 'constructor', 'http://own.example/x'],
       },
       Secret: {
         Realm: 'urn:secret',
@@ -241,6 +241,96 @@ function toIdOption(id: string): string[] {
 function assertionOf(text: string): string {
   return /<(\w+:)?Assertion[ >][\s\S]*<\/(\w+:)?Assertion>/.exec(text)?.[0] ?? '';
 }
+
+test('what an account says of itself does not make it another one at the client', async (t) => {
+  const server = await startTestServer(t, {
+    accounts: [
+      { Name: 'alice', Password: 'Pass-word-1' },
+      { Name: 'eve', Password: 'Pass-word-1', WindowsName: 'EXAMPLE\\eve', Claims: { upn: 'alice' } },
+    ],
+  });
+  for (const user of ['eve', 'alice']) {
+    const attempt = await authorize({ issuer: server.issuer, ...spa });
+    const answer = await attempt.browser.submit(attempt.page, { username: user, password: 'Pass-word-1' });
+    const { body } = await attempt.redeem(await attempt.browser.submit(answer, {}));
+    assert.equal(decodeJwt(body.access_token).sub, user);
+  }
+});
+
+test('an assertion says each thing once, and nothing that Windows Identity Foundation refuses', async (t) => {
+  const server = await start(t);
+  const { wresult = '' } = answerOf(await signIn(server)).fields;
+  assert.doesNotMatch(wresult, /Recipient|InResponseTo/, 'ID4157');
+  assert.doesNotMatch(wresult, /Name="[^"]*(nameidentifier|authenticationmethod|authenticationinstant)"/);
+});
+
+test('signing out leads back to an address of the registration however it is spelt, and alone it has no home', async (t) => {
+  const server = await start(t, {
+    relyingParties: {
+      Portal: {
+        ...portal,
+        PostLogoutRedirectUris: ['https://Portal.example.com:443', 'https://p.example.com/bye'],
+      },
+    },
+  });
+  const leave = (wreply: string) =>
+    createBrowser().open(`${wsFedUrl(server)}?${new URLSearchParams({ wa: 'wsignout1.0', wreply })}`);
+  for (const wreply of [
+    'https://portal.example.com',
+    'https://portal.example.com/',
+    'https://P.example.com/bye?x=1',
+  ])
+    assert.equal((await leave(wreply)).location?.hostname.endsWith('.example.com'), true, wreply);
+  for (const wreply of [
+    'https://evil@p.example.com/bye',
+    'https://p.example.com/bye#x',
+    'https://p.example.com/other',
+  ])
+    assert.equal((await leave(wreply)).location, undefined, wreply);
+
+  const alone = await startTestServer(t, { server: { Mounts: ['WsFed'] } });
+  const home = await fetch(new URL('/', alone.issuer), { redirect: 'manual' });
+  assert.equal(home.status, 404);
+});
+
+test('a form from the history of the browser signs nobody in again, before or after signing out', async (t) => {
+  const server = await start(t);
+  const browser = createBrowser();
+  const login = await browser.open(request(server));
+  const user = { username: 'alice', password: 'Pass-word-1' };
+  assert.ok(answerOf(await browser.submit(login, user)).fields.wresult);
+  const again = await browser.submit(login, user);
+  assert.deepEqual([again.status, answerOf(again).fields.wresult], [400, undefined]);
+  await browser.open(`${wsFedUrl(server)}?wa=wsignout1.0`);
+  const after = await browser.submit(login, user);
+  assert.deepEqual([after.status, answerOf(after).fields.wresult], [400, undefined]);
+  assert.ok(answerOf(await browser.submit(after, user)).fields.wresult, 'the page that says so signs in');
+});
+
+test('signing out tells every relying party, also of before a new sign-in and of several at once', async (t) => {
+  const others = ['a', 'b', 'c'].map((name) => [
+    name,
+    { Realm: `urn:${name}`, ReplyUrls: [`https://${name}.example.com/`] },
+  ]);
+  const server = await start(t, { relyingParties: { Portal: portal, ...Object.fromEntries(others) } });
+  const browser = createBrowser();
+  await signIn(server, browser);
+  await Promise.all(['a', 'b', 'c'].map((name) => browser.open(request(server, { wtrealm: `urn:${name}` }))));
+  const fresh = await browser.open(request(server, { wfresh: '00' }));
+  await browser.submit(fresh, { username: 'bob', password: 'Pass-word-1' });
+  server.write('relying-parties/c.json', { Realm: 'urn:c', ReplyUrls: ['https://moved.example.com/'] });
+  await server.reload();
+  const out = await browser.open(`${wsFedUrl(server)}?wa=wsignout1.0`);
+  const told = [...out.body.matchAll(/<iframe[^>]*src="https:\/\/(\w+)\./g)].map(([, name]) => name);
+  assert.deepEqual(
+    told.toSorted(),
+    ['a', 'b', 'portal'],
+    'an address that is not registered any more is not called',
+  );
+  assert.match(out.body, /url=\/SPSSMR\/WsFed\?wa=wsignout1\.0"/, 'and then on to the page that says so');
+  assert.match((await browser.open(`${wsFedUrl(server)}?wa=wsignout1.0`)).body, /You are signed out/);
+  assert.equal((await fetch(`${wsFedUrl(server)}?wa=wsignout1.0`, { method: 'HEAD' })).status, 405);
+});
 
 test('one sign-in serves all relying parties until it ends; wfresh asks anew', async (t) => {
   const server = await start(t, {

@@ -191,6 +191,8 @@ export interface AssertionOptions {
   id?: string;
   issuer?: string;
   subject?: string;
+  /** Format of the NameID of SAML 2.0, persistent unless given. */
+  subjectFormat?: string;
   claims?: Readonly<Record<string, string | readonly string[]>>;
   /** Seconds since the epoch. */
   notBefore?: number;
@@ -259,7 +261,7 @@ function createAssertion20(input: AssertionOptions): string {
   } = options;
   return (
     `<${p}Assertion ${declaration} ID="${id}" IssueInstant="${at}" Version="2.0"><${p}Issuer>${issuer}</${p}Issuer>` +
-    `<${p}Subject><${p}NameID Format="urn:oasis:names:tc:SAML:2.0:nameid-format:persistent">${subject}</${p}NameID>${confirmation}</${p}Subject>` +
+    `<${p}Subject><${p}NameID Format="${options.subjectFormat ?? 'urn:oasis:names:tc:SAML:2.0:nameid-format:persistent'}">${subject}</${p}NameID>${confirmation}</${p}Subject>` +
     `${conditions}${attributeStatement}` +
     `<${p}AuthnStatement AuthnInstant="${at}" SessionIndex="_session"><${p}AuthnContext><${p}AuthnContextClassRef>urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport</${p}AuthnContextClassRef></${p}AuthnContext></${p}AuthnStatement>` +
     `</${p}Assertion>`
