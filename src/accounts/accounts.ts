@@ -330,6 +330,35 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
 }
 
 /**
+ * Sets the password that somebody chose who had to; `proof` is that of the `must-change` result.
+ *
+ * `problem` is a sentence for the page.
+ *
+ * @throws {ServerError} as {@link Accounts.setPassword}, but for an unacceptable password
+ */
+export async function changePassword(
+  accounts: Pick<Accounts, 'setPassword' | 'verifyCredentials'>,
+  { accountId, proof }: { readonly accountId: string; readonly proof: string },
+  { newPassword = '', repeatPassword = '' }: Readonly<Record<string, string>>,
+): Promise<{ kind: 'changed'; account: Account } | { kind: 'refused'; problem: string }> {
+  if (newPassword !== repeatPassword) {
+    return { kind: 'refused', problem: 'The two passwords are not the same.' };
+  }
+  if ((await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused') {
+    return { kind: 'refused', problem: 'Choose a password that differs from the present one.' };
+  }
+  try {
+    return {
+      kind: 'changed',
+      account: await accounts.setPassword(accountId, newPassword, { instead: proof }),
+    };
+  } catch (err) {
+    if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
+    return { kind: 'refused', problem: `${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.` };
+  }
+}
+
+/**
  * The claims of an account in OpenID Connect's names (Core section 5.1). Pure.
  *
  * The account's own claims stand beside and before those that its members give, but for `sub`; those that the

@@ -12,7 +12,7 @@
 import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
-import type { Account } from '../accounts/accounts.ts';
+import { type Account, changePassword } from '../accounts/accounts.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -383,33 +383,17 @@ export function createLoginRoutes(
 
   async function takeNewPassword(step: Step, { accountId, proof }: Pending, form: Form): Promise<void> {
     const { interaction } = step;
-    const { newPassword = '', repeatPassword = '' } = form;
-    const refuse = (message: string) => {
+    const result = await changePassword(accounts, { accountId, proof }, form);
+    if (result.kind === 'refused') {
       step.ctx.status = 400;
-      showChangePassword(step, accountId, message);
-    };
-    if (newPassword !== repeatPassword) {
-      refuse('The two passwords are not the same.');
-      return;
-    }
-    const isOld = (await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused';
-    if (isOld) {
-      refuse('Choose a password that differs from the present one.');
-      return;
-    }
-    let changed: Account;
-    try {
-      changed = await accounts.setPassword(accountId, newPassword, { instead: proof });
-    } catch (err) {
-      if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
-      refuse(`${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.`);
+      showChangePassword(step, accountId, result.problem);
       return;
     }
     await tokens.revokeAccount(accountId, { kept: interaction.uid });
     // The session that the interaction came from is among what has just ended.
     if (interaction.session !== undefined) delete (interaction.session as { uid?: string }).uid;
     log.info({ clientId: step.client.ClientId, accountId }, 'password changed');
-    await signIn(step, changed);
+    await signIn(step, result.account);
   }
 
   async function signIn(step: Step, { accountId, stamp }: Account): Promise<void> {

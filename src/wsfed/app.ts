@@ -12,7 +12,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
-import type { Account } from '../accounts/accounts.ts';
+import { type Account, changePassword } from '../accounts/accounts.ts';
 import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -205,35 +205,23 @@ export function createWsFed(needs: Needs): Middleware {
   async function takeNewPassword(
     ctx: Context,
     request: SignIn,
-    { newPassword = '', pending: sealed = '', repeatPassword }: Readonly<Record<string, string>>,
+    form: Readonly<Record<string, string>>,
   ): Promise<void> {
-    const pending = unseal(ctx, sealed);
+    const pending = unseal(ctx, form.pending ?? '');
     if (pending === undefined) {
       ctx.status = 400;
       showLogin(ctx, request, { userName: '', error: 'form-expired' });
       return;
     }
-    const { accountId, proof } = pending;
-    if (newPassword !== repeatPassword) {
-      showChangePassword(ctx, request, pending, 'The two passwords are not the same.');
-      return;
-    }
-    if ((await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused') {
-      showChangePassword(ctx, request, pending, 'Choose a password that differs from the present one.');
-      return;
-    }
-    let changed: Account;
-    try {
-      changed = await accounts.setPassword(accountId, newPassword, { instead: proof });
-    } catch (err) {
-      if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
-      const message = `${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.`;
-      showChangePassword(ctx, request, pending, message);
+    const { accountId } = pending;
+    const result = await changePassword(accounts, pending, form);
+    if (result.kind === 'refused') {
+      showChangePassword(ctx, request, pending, result.problem);
       return;
     }
     await tokens.revokeAccount(accountId);
     log.info({ relyingParty: request.party.Name, accountId }, 'password changed');
-    await finish(ctx, request, changed);
+    await finish(ctx, request, result.account);
   }
 
   /** What was proved, in a form that only this browser can send back, and nobody can change. */
