@@ -240,7 +240,10 @@ export function createWsFed(needs: Needs): Middleware {
   async function finish(ctx: Context, request: SignIn, account: Account): Promise<void> {
     const { accountId, stamp } = account;
     const begun = { accountId, stamp, authenticatedAt: now(), method: 'password' } as const;
-    const session = await sessions.start(ctx, begun);
+    const session = await sessions.start(ctx, begun, {
+      realm: request.party.Realm,
+      replyUrl: request.replyUrl,
+    });
     if (!(await accounts.isUnchanged(accountId, stamp))) {
       await tokens.revokeAccount(accountId);
       throw new ServerError('ERR_FORM_EXPIRED', 'the account was changed while you signed in', {

@@ -63,13 +63,18 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
       return found === undefined ? undefined : (JSON.parse(found.payload) as WsFedSession);
     },
 
-    /** Begins one under a new value, in place of any that the browser had; it knows whom that one had to tell. */
-    async start(ctx: Context, session: Omit<WsFedSession, 'index' | 'parties'>): Promise<WsFedSession> {
+    /** Begins one for a relying party, under a new value, in place of any that the browser had, whose relying parties it takes over. */
+    async start(
+      ctx: Context,
+      session: Omit<WsFedSession, 'index' | 'parties'>,
+      party: Party,
+    ): Promise<WsFedSession> {
       const old = ctx.cookies.get(names.session, { signed: true });
       const found = old === undefined ? undefined : await tokens.find(model, old);
       if (old !== undefined) await tokens.destroy(model, old);
       const value = randomBytes(32).toString('base64url');
-      const parties = found === undefined ? [] : (JSON.parse(found.payload) as WsFedSession).parties;
+      const told = found === undefined ? [] : (JSON.parse(found.payload) as WsFedSession).parties;
+      const parties = isAmong(told, party) ? told : [...told, party];
       const started = { ...session, parties, index: `_${randomBytes(16).toString('hex')}` };
       await tokens.insert(toRow(value, started));
       setCookie(ctx, names.session, value);

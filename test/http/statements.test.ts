@@ -104,3 +104,19 @@ test('a code redeemed for a reference token costs six', async (t) => {
   const [redemption] = await count(() => attempt.redeem(back));
   assert.equal(redemption, 6, statements.join('\n'));
 });
+
+test('the WsFed application costs three statements for a sign-in, two for single sign-on, and none for a page', async (t) => {
+  const { issuer, count, statements } = await counting(t, {
+    relyingParties: { Portal: { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/'] } },
+  });
+  const url = `${issuer.replace(/Oidc$/, 'WsFed')}?wa=wsignin1.0&wtrealm=urn:portal`;
+  const browser = createBrowser();
+  const [shown, page] = await count(() => browser.open(url));
+  const [signedIn, answer] = await count(() =>
+    browser.submit(page, { username: 'alice', password: 'Pass-word-1' }),
+  );
+  assert.match(answer.body, /name="wresult"/);
+  assert.deepEqual([shown, signedIn], [0, 3], statements.join('\n'));
+  const [again] = await count(() => browser.open(url));
+  assert.equal(again, 2, statements.join('\n'));
+});
