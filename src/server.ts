@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
+import type { RequestListener } from 'node:http';
 import { extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
@@ -39,6 +40,7 @@ import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
 import { createLoginRoutes } from './login/routes.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
 import type { Brand } from './pages/layout.ts';
 import { homePage } from './pages/notices.ts';
 import { stylesheet } from './pages/style.ts';
@@ -102,6 +104,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ? await loadSamlSigningKey(toSamlKeySource(configuration))
     : undefined;
   const registry = createRegistry(configuration);
+  const metrics = createMetrics();
   const assets = createAssets(configuration);
   const outgoing = starting.use(
     createOutgoing({
@@ -146,11 +149,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { app, refreshDocuments } = createApp(context, {
     provider,
     farewells,
+    metrics,
     assets: assets.routes,
     verifyAccessToken,
     samlKey,
   });
   const listener = starting.use(await openListener(app.callback(), settings.Listener));
+  if (settings.Metrics !== undefined) {
+    const { url } = starting.use(await openListener(serveMetrics(metrics), settings.Metrics));
+    log.info({ url: `${url}/metrics` }, 'metrics listening');
+  }
   if (samlKey !== undefined) starting.use(watchCertificate({ log, now }, samlKey));
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
 
@@ -287,10 +295,23 @@ function createAssets({ server }: Configuration): { brand: Brand; routes: Middle
   };
 }
 
+/** `GET /metrics`, on a listener that no user reaches. */
+function serveMetrics(metrics: Metrics): RequestListener {
+  return async (request, response) => {
+    if (request.method !== 'GET' || request.url !== '/metrics') {
+      response.writeHead(404).end();
+      return;
+    }
+    const text = await metrics.read();
+    response.writeHead(200, { 'content-type': metrics.contentType }).end(text);
+  };
+}
+
 interface AppParts {
   provider: OidcProvider;
   farewells: Farewells;
   assets: Middleware;
+  metrics: Metrics;
   verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
   /** Where the WsFed application is among the mounts. */
   samlKey: SamlSigningKey | undefined;
@@ -298,7 +319,7 @@ interface AppParts {
 
 function createApp(
   context: ServerContext,
-  { provider, assets, farewells, samlKey, verifyAccessToken }: AppParts,
+  { provider, assets, farewells, metrics, samlKey, verifyAccessToken }: AppParts,
 ) {
   const { brand, keys, log, registry } = context;
   const { server } = registry.configuration;
@@ -313,7 +334,7 @@ function createApp(
   app.on('error', (err) => log.error({ err }, 'request failed'));
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
-  const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
+  const external = createExternalSteps({ ...context, attempts: createAttempts(context), metrics });
   const login = createLoginRoutes(context, { engine: () => engine, csrf, external });
   const verifyIdToken = createIdTokenVerifier(context);
   const verifyIdTokenHint = createIdTokenVerifier(context, { mayHaveExpired: true });

@@ -25,7 +25,7 @@ const layers: readonly (readonly string[])[] = [
   ['src/store'],
   ['migrations'],
   ['src/config'],
-  ['src/log'],
+  ['src/log', 'src/metrics'],
   ['src/errors'],
 ];
 /** Parts that know nothing of each other, types included. */

@@ -186,6 +186,15 @@ export const ServerSettings = z.strictObject({
     })
     .prefault({})
     .meta({ description: 'Where the server listens.' }),
+  Metrics: z
+    .strictObject({
+      Host: text()
+        .default('127.0.0.1')
+        .meta({ description: 'Address to listen on. There is no sign-in: leave it to your own network.' }),
+      Port: integer(0, 65_535).meta({ description: 'TCP port to listen on.' }),
+    })
+    .optional()
+    .meta({ description: 'Where Prometheus reads /metrics, apart from the users. Without it, nowhere.' }),
   Mounts: list(z.enum(['Oidc', 'WsFed']))
     .refine((mounts) => mounts.length > 0, 'must contain Oidc or WsFed')
     .default(['Oidc', 'WsFed'])

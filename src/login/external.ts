@@ -15,6 +15,7 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import type { Identity } from '../federation/identity-providers.ts';
 import { readForm } from '../http/form.ts';
+import type { Metrics } from '../metrics.ts';
 import { interactionExpiredPage } from '../pages/notices.ts';
 import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
 import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
@@ -50,7 +51,7 @@ export interface ExternalSignIn {
 type Needs = Pick<
   ServerContext,
   'brand' | 'externalLogins' | 'identityProviders' | 'log' | 'now' | 'registry' | 'tokens'
-> & { attempts: Attempts };
+> & { attempts: Attempts; metrics: Pick<Metrics, 'countExternalSignIn'> };
 
 /** How far the clock of an identity provider may be from ours. */
 const clockToleranceSeconds = 300;
@@ -90,6 +91,7 @@ export function createExternalSteps({
   externalLogins,
   identityProviders,
   log,
+  metrics,
   now,
   registry,
   tokens,
@@ -115,6 +117,7 @@ export function createExternalSteps({
       } catch (err) {
         if (!(err instanceof ServerError)) throw err;
         report(provider.Name, clientId, err);
+        metrics.countExternalSignIn(provider.Name, 'unavailable');
         return undefined;
       }
     },
@@ -169,6 +172,7 @@ export function createExternalSteps({
         if (reason !== undefined) {
           log.info({ clientId, identityProvider: name, reason, claimTypes }, 'sign-in refused');
         }
+        metrics.countExternalSignIn(name, problem);
         return { kind: 'failed' as const, provider: name, problem };
       };
       if (answer.kind === 'failed') return fail(answer.problem);
@@ -189,6 +193,7 @@ export function createExternalSteps({
       }
       const { accountId, stamp } = result.account;
       if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
+      metrics.countExternalSignIn(name, 'signed-in');
       return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };
     },
   };

@@ -6,7 +6,7 @@ import { startServer } from '../../src/server.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
 import { identity, startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
-import { startTestServer } from '../support/start-server.ts';
+import { findFreePort, startTestServer } from '../support/start-server.ts';
 
 const script = {
   clientId: 'spa',
@@ -334,4 +334,31 @@ test('a disabled account does not sign in through a provider, nor does the accou
     ['account-disabled', 'client-account'],
   );
   assert.deepEqual(await server.context.db.knex('OidcUserLogin').select('normalizedName'), []);
+});
+
+test('how sign-ins elsewhere end is counted, on a listener of its own', async (t) => {
+  const standIn = await startWsFedProvider(t, { claims });
+  const port = await findFreePort();
+  const server = await startTestServer(t, {
+    server: { Metrics: { Port: port } },
+    providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
+  });
+  const signIn = async () => {
+    const attempt = await authorize({ issuer: server.issuer, ...script });
+    return throughProvider(attempt.browser, attempt.page);
+  };
+  await signIn();
+  standIn.answer = { claims: { [`${identity}/upn`]: 'nobody@example.com' }, subject: 'S-nobody' };
+  await signIn();
+  const answer = await fetch(`http://127.0.0.1:${port}/metrics`);
+  assert.match(answer.headers.get('content-type') ?? '', /^text\/plain/);
+  const text = await answer.text();
+  const count = (outcome: string) =>
+    text.includes(
+      `postern_external_sign_ins_total{identity_provider="IntelligenceWsFed",outcome="${outcome}"} 1`,
+    );
+  assert.ok(count('signed-in') && count('no-account'), text);
+  assert.doesNotMatch(text, /nobody|alice/, 'nobody is named');
+  assert.equal((await fetch(`http://127.0.0.1:${port}/SPSSMR/Oidc/`)).status, 404);
+  assert.equal((await fetch(new URL('/metrics', server.issuer))).status, 404, 'not where users are');
 });
