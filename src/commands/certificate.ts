@@ -1,6 +1,7 @@
 /** `postern certificate`: a key for `WsFedSigningCertificate` or `OidcSigningCertificate`. */
 import { mkdir, unlink, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { makeSelfSignedKey } from '../keys/saml-signer.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 
@@ -19,8 +20,6 @@ export async function makeCertificate(
   if (commonName.trim() === '' || commonName.length > 64) {
     throw new CommandError(exitCodes.usage, '--common-name must have 1 to 64 characters');
   }
-  // Loaded only here: it is large, and no other command needs it.
-  const { makeSelfSignedKey } = await import('../keys/saml-signer.ts');
   const { privateKey, certificate } = await makeSelfSignedKey({ commonName, days: count });
   const lines = certificate.replace(/(.{64})(?=.)/g, '$1\n');
   const base = resolve(io.workingDirectory, path);

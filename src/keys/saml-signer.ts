@@ -1,9 +1,7 @@
 /** The key and certificate that the WsFed application signs with. Relying parties pin the certificate: it is never made anew by itself. */
-import 'reflect-metadata';
 import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { X509CertificateGenerator } from '@peculiar/x509';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { readOrMake } from './keys.ts';
@@ -126,6 +124,9 @@ export async function makeSelfSignedKey({
   commonName: string;
   days: number;
 }): Promise<SelfSignedKey> {
+  // Loaded only here: half of what a start with a key that is there would take for its keys.
+  await import('reflect-metadata');
+  const { X509CertificateGenerator } = await import('@peculiar/x509');
   const algorithm = {
     name: 'RSASSA-PKCS1-v1_5',
     hash: 'SHA-256',
