@@ -56,6 +56,11 @@ async function checkIdentityProviders({ providers, server }: Configuration, io: 
   let unusable = 0;
   for (const provider of providers.values()) {
     if (!provider.Enabled) continue;
+    if (provider.Type === 'WsFed' && provider.isOwn && server.Mounts.includes('WsFed')) {
+      // It need not run yet.
+      io.stdout.write(`identity provider ${provider.Name}: is the WsFed application of this configuration\n`);
+      continue;
+    }
     try {
       const warnings = await identityProviders.inspect(provider);
       const remarks = warnings.map((warning) => `, but ${warning}`).join('');

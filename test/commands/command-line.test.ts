@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { install } from './postern.ts';
 
 test('help names every command and ends well', async (t) => {
@@ -136,4 +137,39 @@ test('docs writes what is missing, and docs --check fails until nothing is', asy
 
   await write('config/schema/client.schema.json', '{}');
   assert.equal((await run(['docs', '--check'])).code, 1);
+});
+
+test('check-config --online says of each identity provider whether it answers, and what is wrong', async (t) => {
+  const good = await startWsFedProvider(t);
+  const bad = await startOpenIdProvider(t, {});
+  bad.metadata = { issuer: 'https://elsewhere.example' };
+  const partner = { Type: 'Oidc', ClientId: bad.clientId, UserNameClaims: ['sub'] };
+  const { read, run, write } = await install(t, {
+    providers: {
+      Company: { Type: 'WsFed', MetadataAddress: good.metadataAddress },
+      Off: { Type: 'WsFed', Enabled: false, MetadataAddress: 'http://localhost:1/metadata' },
+      Partner: { ...partner, Authority: bad.issuer },
+    },
+  });
+  const failed = await run(['check-config', '--online']);
+  assert.equal(failed.code, 69);
+  assert.match(failed.stdout, /identity provider Company: answers\n/);
+  assert.match(failed.stdout, /identity provider IntelligenceWsFed: is the WsFed application/);
+  assert.match(failed.stdout, /identity provider Partner: .*https:\/\/elsewhere\.example/);
+  assert.doesNotMatch(failed.stdout, /provider Off/);
+  assert.match(failed.stderr, /one identity provider cannot be used/);
+
+  bad.metadata = {};
+  assert.equal((await run(['check-config', '--online'])).code, 0);
+  // Through a proxy that is not there nothing answers, but for what is on this machine.
+  await write(
+    'config/providers/Partner.json',
+    JSON.stringify({ ...partner, Authority: 'https://sso.example.com' }),
+  );
+  const settings = JSON.stringify({ OutgoingProxy: 'http://127.0.0.1:9' }).slice(1);
+  const server = await read('config/server.json');
+  await write('config/server.json', server.replace('{', `{ ${settings.slice(0, -1)},`));
+  const proxied = await run(['check-config', '--online']);
+  assert.deepEqual([proxied.code, /Company: answers/.test(proxied.stdout)], [69, true], proxied.stdout);
+  assert.match(proxied.stdout, /Partner: .*127\.0\.0\.1:9/);
 });

@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { verifySignInResponse } from '../../src/federation/saml.ts';
 import { parseFederationMetadata } from '../../src/federation/ws-metadata.ts';
+import { makeSelfSignedKey } from '../../src/keys/saml-signer.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
 import { requireCommand } from '../support/requirements.ts';
 import { createSigner } from '../support/saml-issuer.ts';
@@ -291,6 +292,37 @@ test('signing out leads back to an address of the registration however it is spe
   const alone = await startTestServer(t, { server: { Mounts: ['WsFed'] } });
   const home = await fetch(new URL('/', alone.issuer), { redirect: 'manual' });
   assert.equal(home.status, 404);
+});
+
+test('the next certificate is in the metadata before its key signs', async (t) => {
+  const [present, next] = await Promise.all(
+    ['present', 'next'].map((commonName) => makeSelfSignedKey({ commonName, days: 30 })),
+  );
+  assert.ok(present && next);
+  const pem = (base64: string) => `-----BEGIN CERTIFICATE-----\n${base64}\n-----END CERTIFICATE-----\n`;
+  const server = await start(t, {
+    server: {
+      WsFedSigningCertificate: {
+        CertificateFile: 'present.crt',
+        KeyFile: 'present.key',
+        NextCertificateFile: 'next.crt',
+      },
+    },
+    files: {
+      'present.crt': pem(present.certificate),
+      'present.key': present.privateKey,
+      'next.crt': pem(next.certificate),
+    },
+  });
+  const metadata = await (
+    await fetch(`${wsFedUrl(server)}/FederationMetadata/2007-06/FederationMetadata.xml`)
+  ).text();
+  assert.deepEqual(parseFederationMetadata(metadata).certificates, [present.certificate, next.certificate]);
+  const page = await signIn(server);
+  const verifyWith = (certificate: string) =>
+    read(server, page, 'urn:portal', { certificates: [certificate] });
+  assert.equal((await verifyWith(present.certificate)).subject, 'alice');
+  await assert.rejects(verifyWith(next.certificate));
 });
 
 test('a form from the history of the browser signs nobody in again, before or after signing out', async (t) => {
