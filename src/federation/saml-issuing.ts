@@ -23,7 +23,6 @@ export interface AssertionFacts {
   readonly subject: string;
   /** By claim type. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
-  readonly method: 'password' | 'windows';
   /** Seconds since the epoch, as the two below. */
   readonly authenticatedAt: number;
   readonly now: number;
@@ -35,15 +34,10 @@ export interface AssertionFacts {
 /** A clock of the relying party's that is a little behind. */
 const backdatedSeconds = 60;
 
-const methods = {
-  password: {
-    '1.1': 'urn:oasis:names:tc:SAML:1.0:am:password',
-    '2.0': 'urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport',
-  },
-  windows: {
-    '1.1': 'urn:federation:authentication:windows',
-    '2.0': 'urn:federation:authentication:windows',
-  },
+/** How users sign in here: by password, over TLS. */
+const authenticationMethod = {
+  '1.1': 'urn:oasis:names:tc:SAML:1.0:am:password',
+  '2.0': 'urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport',
 } as const;
 
 const dsig = 'http://www.w3.org/2000/09/xmldsig#';
@@ -91,7 +85,7 @@ function attributesOf({ claims }: AssertionFacts) {
 }
 
 function makeAssertion20(id: string, facts: AssertionFacts): string {
-  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, sessionIndex, subject } = facts;
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, now, sessionIndex, subject } = facts;
   const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
   const attributes = attributesOf(facts).map(
     ([type, values]) =>
@@ -104,12 +98,12 @@ function makeAssertion20(id: string, facts: AssertionFacts): string {
     `<SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><SubjectConfirmationData NotOnOrAfter="${until}"/></SubjectConfirmation></Subject>` +
     `<Conditions NotBefore="${from}" NotOnOrAfter="${until}"><AudienceRestriction><Audience>${x(audience)}</Audience></AudienceRestriction></Conditions>` +
     `${attributes.length === 0 ? '' : `<AttributeStatement>${attributes.join('')}</AttributeStatement>`}` +
-    `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${methods[method]['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
+    `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${authenticationMethod['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
   );
 }
 
 function makeAssertion11(id: string, facts: AssertionFacts): string {
-  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, subject } = facts;
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, now, subject } = facts;
   const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
   const about =
     `<saml:Subject><saml:NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${x(subject)}</saml:NameIdentifier>` +
@@ -123,7 +117,7 @@ function makeAssertion11(id: string, facts: AssertionFacts): string {
     `<saml:Assertion xmlns:saml="urn:oasis:names:tc:SAML:1.0:assertion" MajorVersion="1" MinorVersion="1" AssertionID="${id}" Issuer="${x(issuer)}" IssueInstant="${time(now)}">` +
     `<saml:Conditions NotBefore="${from}" NotOnOrAfter="${until}"><saml:AudienceRestrictionCondition><saml:Audience>${x(audience)}</saml:Audience></saml:AudienceRestrictionCondition></saml:Conditions>` +
     `${attributes.length === 0 ? '' : `<saml:AttributeStatement>${about}${attributes.join('')}</saml:AttributeStatement>`}` +
-    `<saml:AuthenticationStatement AuthenticationMethod="${methods[method]['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
+    `<saml:AuthenticationStatement AuthenticationMethod="${authenticationMethod['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
   );
 }
 

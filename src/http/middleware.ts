@@ -255,14 +255,18 @@ export function mountAt(
   };
 }
 
+/** Ends a request of any other method with 405 and what is allowed. */
+export function requireMethod(ctx: Context, methods: readonly string[]): void {
+  if (methods.includes(ctx.method)) return;
+  ctx.set('Allow', methods.join(', '));
+  throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
+}
+
 /** Which methods a path takes: anything else is 405 with `Allow` (RFC 9110 section 15.5.6). Paths in lower case. */
 export function allowMethods(methodsOf: ReadonlyMap<string, readonly string[]>): Middleware {
   return async function allowMethod(ctx, next) {
     const methods = methodsOf.get(ctx.path.toLowerCase());
-    if (methods !== undefined && !methods.includes(ctx.method)) {
-      ctx.set('Allow', methods.join(', '));
-      throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
-    }
+    if (methods !== undefined) requireMethod(ctx, methods);
     await next();
   };
 }

@@ -15,6 +15,7 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import type { Identity } from '../federation/identity-providers.ts';
 import { readForm } from '../http/form.ts';
+import { requireMethod } from '../http/middleware.ts';
 import type { Metrics } from '../metrics.ts';
 import { interactionExpiredPage } from '../pages/notices.ts';
 import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
@@ -72,12 +73,7 @@ export function receiveAnswers(
     if (path === '/' && ctx.method !== 'POST' && provider?.Type !== 'Oidc') return next();
     const isAtRoot = path === '/' && ctx.method === 'POST' && providers.some(({ Type }) => Type === 'WsFed');
     if (!isAtRoot && provider === undefined) return next();
-    if (provider?.Type === 'WsFed' || ctx.method !== 'GET') {
-      if (ctx.method !== 'POST') {
-        ctx.set('Allow', 'POST');
-        throw new ServerError('ERR_METHOD_NOT_ALLOWED', 'an answer is posted here', { status: 405 });
-      }
-    }
+    requireMethod(ctx, provider?.Type === 'Oidc' ? ['GET', 'POST'] : ['POST']);
     await receive(ctx, isAtRoot ? undefined : provider);
   };
 }
@@ -249,20 +245,29 @@ export function createExternalSteps({
   /** The page for an answer that nobody waits for, as after "back" in the browser. */
   function showUnknown(ctx: Context, attempt: StoredAttempt | undefined, hint: string): void {
     log.info({ errorCode: 'ERR_SIGN_IN_UNKNOWN', hint }, 'answer of an identity provider not expected');
-    const client = registry.findClient(attempt?.clientId ?? '');
-    ctx.status = 400;
-    ctx.type = 'html';
-    ctx.body = interactionExpiredPage({
-      brand,
-      clientName: client?.ClientName,
-      backUrl: client && findWayBack(client),
-    });
+    showExpired(ctx, { brand, registry }, attempt?.clientId);
   }
 
   function report(identityProvider: string, clientId: string, err: ServerError): void {
     const { code: errorCode, hint, message } = err;
     log.warn({ identityProvider, clientId, errorCode, hint, message }, 'identity provider failed');
   }
+}
+
+/** The page for a sign-in that has ended, with the way back to its client where that is known. */
+export function showExpired(
+  ctx: Context,
+  { brand, registry }: Pick<ServerContext, 'brand' | 'registry'>,
+  clientId = '',
+): void {
+  const client = registry.findClient(clientId);
+  ctx.status = 400;
+  ctx.type = 'html';
+  ctx.body = interactionExpiredPage({
+    brand,
+    clientName: client?.ClientName,
+    backUrl: client && findWayBack(client),
+  });
 }
 
 /** The parameters of an answer: posted as a form, or in the query. */

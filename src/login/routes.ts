@@ -18,8 +18,8 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
 import { readForm } from '../http/form.ts';
-import { allowImage } from '../http/middleware.ts';
-import { interactionExpiredPage, noProviderPage } from '../pages/notices.ts';
+import { allowImage, requireMethod } from '../http/middleware.ts';
+import { noProviderPage } from '../pages/notices.ts';
 import {
   changePasswordPage,
   type LoginError,
@@ -33,7 +33,7 @@ import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
 import { identityProvidersOf, requestedIdentityProvider } from '../registry/identity-providers.ts';
 import { chooseLogin, findByDomain, type LoginStep } from './choose-login.ts';
 import { type ConsentRequest, createConsentSteps } from './consent.ts';
-import type { ExternalProblem, ExternalSteps } from './external.ts';
+import { type ExternalProblem, type ExternalSteps, showExpired } from './external.ts';
 
 type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'>;
 type Interaction = Awaited<ReturnType<Provider['interactionDetails']>>;
@@ -138,9 +138,8 @@ export function createLoginRoutes(
 
   router.all(['/login/:uid', '/login/:uid/return'], (ctx, next) => {
     const methods = ctx.path.endsWith('/return') ? ['GET', 'HEAD'] : ['GET', 'HEAD', 'POST'];
-    if (methods.includes(ctx.method)) return next();
-    ctx.set('Allow', methods.join(', '));
-    throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
+    requireMethod(ctx, methods);
+    return next();
   });
 
   router.post('/login/:uid', async function takeAnswer(ctx) {
@@ -275,14 +274,7 @@ export function createLoginRoutes(
     } catch (err) {
       if (!(err instanceof errors.SessionNotFound)) throw err;
       log.info({ reason: err.error_description }, 'interaction not found');
-      const client = registry.findClient(String(ctx.query.client_id ?? ''));
-      ctx.status = 400;
-      ctx.type = 'html';
-      ctx.body = interactionExpiredPage({
-        brand,
-        clientName: client?.ClientName,
-        backUrl: client && findWayBack(client),
-      });
+      showExpired(ctx, { brand, registry }, String(ctx.query.client_id ?? ''));
       return undefined;
     }
   }

@@ -9,6 +9,7 @@ import type { Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { readForm } from '../http/form.ts';
+import { requireMethod } from '../http/middleware.ts';
 import type { UpstreamReference } from '../store/tokens.ts';
 
 /** The sign-in elsewhere that a session of ours rests on. */
@@ -120,10 +121,7 @@ export function createUpstreamSignOut(
     else if (!isAtLogout || provider.Type !== 'Oidc') await next();
     else if (ctx.method === 'GET') await endInFrame(ctx, provider);
     else if (ctx.method === 'POST') await endByToken(ctx, provider);
-    else {
-      ctx.set('Allow', 'GET, POST');
-      throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
-    }
+    else requireMethod(ctx, ['GET', 'POST']);
   };
 
   /** At the root, where no provider is named, the one that the session rests on. */

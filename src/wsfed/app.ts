@@ -26,7 +26,7 @@ import {
 import { actions } from '../federation/ws-federation.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
 import { readForm } from '../http/form.ts';
-import { allowFrames, allowScript } from '../http/middleware.ts';
+import { allowFrames, allowScript, requireMethod } from '../http/middleware.ts';
 import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
 import { answerPage, answerScript } from '../pages/ws-federation.ts';
@@ -78,14 +78,14 @@ export function createWsFed(needs: Needs): Middleware {
   return async function wsFed(ctx, next) {
     const path = ctx.path.toLowerCase();
     if (path === federationMetadataPath.toLowerCase()) {
-      refuseOtherMethods(ctx, ['GET', 'HEAD']);
+      requireMethod(ctx, ['GET', 'HEAD']);
       ctx.type = 'application/samlmetadata+xml';
       ctx.set('Cache-Control', 'public, max-age=3600');
       ctx.body = metadata;
       return;
     }
     if (path !== '/') return next();
-    refuseOtherMethods(ctx, ['GET', 'HEAD', 'POST']);
+    requireMethod(ctx, ['GET', 'HEAD', 'POST']);
     const action = singleOf(ctx, 'wa');
     if (action === actions.signIn) {
       const request = judge(ctx);
@@ -239,7 +239,7 @@ export function createWsFed(needs: Needs): Middleware {
 
   async function finish(ctx: Context, request: SignIn, account: Account): Promise<void> {
     const { accountId, stamp } = account;
-    const begun = { accountId, stamp, authenticatedAt: now(), method: 'password' } as const;
+    const begun = { accountId, stamp, authenticatedAt: now() };
     const session = await sessions.start(ctx, begun, {
       realm: request.party.Realm,
       replyUrl: request.replyUrl,
@@ -250,7 +250,7 @@ export function createWsFed(needs: Needs): Middleware {
         status: 409,
       });
     }
-    log.info({ relyingParty: request.party.Name, accountId, method: 'password' }, 'login finished');
+    log.info({ relyingParty: request.party.Name, accountId }, 'login finished');
     await answer(ctx, request, account, session);
   }
 
@@ -267,7 +267,6 @@ export function createWsFed(needs: Needs): Middleware {
       audience: party.Realm,
       subject: account.accountId,
       claims: claimsFor(party, account),
-      method: session.method,
       authenticatedAt: session.authenticatedAt,
       now: now(),
       lifetimeSeconds: party.TokenLifetime,
@@ -291,7 +290,7 @@ export function createWsFed(needs: Needs): Middleware {
   }
 
   async function signOut(ctx: Context): Promise<void> {
-    refuseOtherMethods(ctx, ['GET', 'POST']);
+    requireMethod(ctx, ['GET', 'POST']);
     const session = await sessions.find(ctx);
     await sessions.end(ctx);
     const returnUrl = findReturn(singleOf(ctx, 'wreply'), singleOf(ctx, 'wtrealm'));
@@ -351,12 +350,6 @@ export function createWsFed(needs: Needs): Middleware {
     ctx.type = 'html';
     ctx.body = loginPage({ ...formOf(ctx, request), userName: userName.slice(0, 256), error });
   }
-}
-
-function refuseOtherMethods(ctx: Context, methods: readonly string[]): void {
-  if (methods.includes(ctx.method)) return;
-  ctx.set('Allow', methods.join(', '));
-  throw new ServerError('ERR_METHOD_NOT_ALLOWED', `${ctx.method} is not allowed here`, { status: 405 });
 }
 
 /** A parameter of the query that may stand there once. */
