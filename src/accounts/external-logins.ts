@@ -12,6 +12,12 @@ import { ServerError } from '../errors.ts';
 import { isUniqueViolation, type Row } from '../store/database.ts';
 import type { Account, Accounts, NewAccount } from './accounts.ts';
 
+/** What is needed of whoever vouches for an identity: an identity provider, Windows, or a directory. */
+export type IdentitySource = Pick<
+  Provider,
+  'AllowedAccounts' | 'ClaimMapping' | 'Domains' | 'Name' | 'ProvisionAccounts' | 'Type' | 'UserNameClaims'
+>;
+
 /** What is needed of a verified identity. */
 export interface ExternalIdentity {
   readonly issuer: string;
@@ -44,7 +50,7 @@ export type ExternalResult =
 export interface ExternalLogins {
   /** The account of an identity that has been verified, linked from now on. Two statements once it is. */
   resolve(
-    provider: Provider,
+    provider: IdentitySource,
     identity: ExternalIdentity,
     rules: {
       /** Whether an account is for no person to sign in as. */
@@ -101,7 +107,7 @@ export function createExternalLogins({
   }
 
   async function link(
-    provider: Provider,
+    provider: IdentitySource,
     { issuer, subject }: ExternalIdentity,
     { account, replaced }: { account: Account; replaced: readonly string[] },
   ) {
@@ -123,7 +129,7 @@ export function createExternalLogins({
   }
 
   async function provision(
-    provider: Provider,
+    provider: IdentitySource,
     identity: ExternalIdentity,
     name: string,
   ): Promise<Account | ExternalRefusal> {
@@ -188,7 +194,7 @@ function refused(reason: ExternalRefusal): ExternalResult {
   return { kind: 'refused', reason };
 }
 
-function judge(provider: Provider, account: Account, isNew: boolean): ExternalResult {
+function judge(provider: IdentitySource, account: Account, isNew: boolean): ExternalResult {
   if (!isAllowed(provider, account.name)) return refused('account-not-allowed');
   return account.disabled ? refused('account-disabled') : { kind: 'accepted', account, isNew };
 }
@@ -205,7 +211,7 @@ interface UserName {
 
 /** The name that an identity claims, by the provider's `UserNameClaims`: the first that is there. Pure. */
 export function findUserName(
-  { Domains, Type, UserNameClaims }: Pick<Provider, 'Domains' | 'Type' | 'UserNameClaims'>,
+  { Domains, Type, UserNameClaims }: Pick<IdentitySource, 'Domains' | 'Type' | 'UserNameClaims'>,
   claims: ReadonlyMap<string, readonly string[]>,
 ): UserName | ExternalRefusal {
   for (const claim of UserNameClaims) {
@@ -231,7 +237,10 @@ function isWindowsName(claim: string): boolean {
 }
 
 /** Whether a name is among `AllowedAccounts`, where `*` stands for any characters; case does not matter. Pure. */
-export function isAllowed({ AllowedAccounts }: Pick<Provider, 'AllowedAccounts'>, name: string): boolean {
+export function isAllowed(
+  { AllowedAccounts }: Pick<IdentitySource, 'AllowedAccounts'>,
+  name: string,
+): boolean {
   if (AllowedAccounts.length === 0) return true;
   return AllowedAccounts.some((pattern) => matches(pattern.toLowerCase(), name.toLowerCase()));
 }
@@ -254,7 +263,11 @@ function matches(pattern: string, name: string): boolean {
 }
 
 /** A new account from the claims, by the provider's `ClaimMapping`. */
-function toNewAccount({ ClaimMapping }: Provider, { claims }: ExternalIdentity, name: string): NewAccount {
+function toNewAccount(
+  { ClaimMapping }: IdentitySource,
+  { claims }: ExternalIdentity,
+  name: string,
+): NewAccount {
   const mapped = Object.entries({ ...defaultMapping, ...ClaimMapping })
     .map(([target, source]) => [target, claims.get(source) ?? []] as const)
     .filter(([target, values]) => values.length > 0 && !protocolClaims.has(target));
