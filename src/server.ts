@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import type { RequestListener } from 'node:http';
-import { extname } from 'node:path';
+import { dirname, extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
 import compose from 'koa-compose';
@@ -24,6 +24,7 @@ import { openListener } from './http/listener.ts';
 import {
   allowMethods,
   answerErrors,
+  findClientAddress,
   logRequests,
   mountAt,
   securityHeaders,
@@ -59,6 +60,11 @@ import { openDatabase } from './store/database.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
 import { createWsFed } from './wsfed/app.ts';
+import { loadNegotiate, type Negotiate } from './wsfed/negotiate.ts';
+import { createWindowsSignIn, stripIdentityHeaders, type WindowsLogin } from './wsfed/windows.ts';
+
+/** A Kerberos ticket of somebody in many groups has 64 kB, and a third more in base64. */
+const kerberosHeaderBytes = 131_072;
 
 export interface ServerOptions {
   /** The folder with `server.json`. */
@@ -103,6 +109,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const samlKey = settings.Mounts.includes('WsFed')
     ? await loadSamlSigningKey(toSamlKeySource(configuration))
     : undefined;
+  const windowsLogin =
+    settings.EnableWindowsLogin && samlKey !== undefined ? settings.WindowsLogin : undefined;
+  const keytab = windowsLogin?.Negotiate?.Keytab;
+  const negotiate =
+    keytab === undefined
+      ? undefined
+      : await loadNegotiate({ home: dirname(configuration.directory), keytab });
   const registry = createRegistry(configuration);
   const metrics = createMetrics();
   const assets = createAssets(configuration);
@@ -153,8 +166,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     assets: assets.routes,
     verifyAccessToken,
     samlKey,
+    windowsLogin,
+    negotiate,
   });
-  const listener = starting.use(await openListener(app.callback(), settings.Listener));
+  const listener = starting.use(
+    await openListener(app.callback(), settings.Listener, {
+      ...(negotiate === undefined ? undefined : { maxHeaderBytes: kerberosHeaderBytes }),
+    }),
+  );
   if (settings.Metrics !== undefined) {
     const { url } = starting.use(await openListener(serveMetrics(metrics), settings.Metrics));
     log.info({ url: `${url}/metrics` }, 'metrics listening');
@@ -315,11 +334,13 @@ interface AppParts {
   verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
   /** Where the WsFed application is among the mounts. */
   samlKey: SamlSigningKey | undefined;
+  windowsLogin: WindowsLogin | undefined;
+  negotiate: Negotiate | undefined;
 }
 
 function createApp(
   context: ServerContext,
-  { provider, assets, farewells, metrics, samlKey, verifyAccessToken }: AppParts,
+  { provider, assets, farewells, metrics, negotiate, samlKey, verifyAccessToken, windowsLogin }: AppParts,
 ) {
   const { brand, keys, log, registry } = context;
   const { server } = registry.configuration;
@@ -399,12 +420,18 @@ function createApp(
   app.use(
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
+  app.use(findClientAddress(server.Listener.TrustedProxies));
+  if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));
   app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));
   const mount = (path: string, ...middleware: Middleware[]) =>
     app.use(mountAt(path, compose(middleware) as Parameters<typeof mountAt>[1]));
   // The inner one first, where one is below the other.
   if (samlKey !== undefined) {
-    mount(new URL(server.WsFed.PublicUrl).pathname, createWsFed({ ...context, csrf, signer: samlKey }));
+    const windows = windowsLogin && createWindowsSignIn(context, windowsLogin, negotiate);
+    mount(
+      new URL(server.WsFed.PublicUrl).pathname,
+      createWsFed({ ...context, csrf, signer: samlKey, windows }),
+    );
     // Both applications have the one stylesheet and logo, at the address of the first.
     if (!server.Mounts.includes('Oidc')) mount(base, assets);
   }

@@ -123,7 +123,12 @@ function findImportViolations(file: string, { from, isType, names }: Import): st
 function findProcessViolations(file: string, source: string): string[] {
   if (file === 'src/main.ts') return [];
   const code = withoutComments(source).replace(/'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"/g, "''");
-  const allowed = file === 'src/log.ts' ? code.replace('destination = process.stdout', '') : code;
+  const exceptions: Readonly<Record<string, string>> = {
+    'src/log.ts': 'destination = process.stdout',
+    // The library of Kerberos has no other place for it.
+    'src/wsfed/negotiate.ts': 'process.env.KRB5_KTNAME =',
+  };
+  const allowed = code.replace(exceptions[file] ?? '', '');
   return /(?<![\w$.])process\b(?!\s*:)/.test(allowed) || /\bglobalThis\.process\b/.test(allowed)
     ? [`${file} reads process`]
     : [];

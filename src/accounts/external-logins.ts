@@ -23,11 +23,19 @@ export interface ExternalIdentity {
   readonly issuer: string;
   /**
    * What the issuer never gives to somebody else. Where it sends nothing of the kind: the type of the claim that
-   * has the name, a line break, and the name in lower case.
+   * has the name, a line break, and the name in lower case. Undefined where nothing is to be linked: then the name
+   * decides each time.
    */
-  readonly subject: string;
+  readonly subject: string | undefined;
   /** By type; for WS-Federation by short name as well. */
   readonly claims: ReadonlyMap<string, readonly string[]>;
+}
+
+/** One that is linked. */
+type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: string };
+
+function isLinkable(identity: ExternalIdentity): identity is ExternalIdentity & Linkable {
+  return identity.subject !== undefined;
 }
 
 /** Why an identity is nobody here; for the log. */
@@ -60,7 +68,7 @@ export interface ExternalLogins {
     },
   ): Promise<ExternalResult>;
   /** The name, in lower case, of the account that an identity is linked to. */
-  findLinked(identity: Pick<ExternalIdentity, 'issuer' | 'subject'>): Promise<string | undefined>;
+  findLinked(identity: Linkable): Promise<string | undefined>;
   /** Forgets whom an account is linked to, so that the name decides again; counts the links. */
   unlink(accountName: string): Promise<number>;
 }
@@ -77,7 +85,7 @@ export function createExternalLogins({
   db: Knex;
   now: () => number;
 }): ExternalLogins {
-  async function findLink({ issuer, subject }: Pick<ExternalIdentity, 'issuer' | 'subject'>) {
+  async function findLink({ issuer, subject }: Linkable) {
     const row = await db<Row>(table)
       .select('normalizedName', 'provider')
       .where({ id: linkId(issuer, subject) })
@@ -91,7 +99,7 @@ export function createExternalLogins({
    * is linked to the account.
    */
   async function findReplaced(
-    { issuer }: ExternalIdentity,
+    { issuer }: Linkable,
     account: Account,
     name: string,
   ): Promise<readonly string[] | undefined> {
@@ -108,7 +116,7 @@ export function createExternalLogins({
 
   async function link(
     provider: IdentitySource,
-    { issuer, subject }: ExternalIdentity,
+    { issuer, subject }: Linkable,
     { account, replaced }: { account: Account; replaced: readonly string[] },
   ) {
     if (replaced.length > 0) await db(table).whereIn('id', replaced).delete();
@@ -153,7 +161,8 @@ export function createExternalLogins({
 
     async resolve(provider, identity, { isReserved, isProvider }) {
       if (identity.subject === '') return refused('name-missing');
-      const linked = await findLink(identity);
+      const linkable = isLinkable(identity) ? identity : undefined;
+      const linked = linkable && (await findLink(linkable));
       if (linked !== undefined) {
         // Two registrations of one issuer may have different rules: one does not sign in whom the other vouched for.
         if (linked.provider !== provider.Name && isProvider(linked.provider))
@@ -163,7 +172,7 @@ export function createExternalLogins({
         if (account === undefined) return refused('account-removed');
         const result = judge(provider, account, false);
         if (result.kind === 'accepted' && linked.provider !== provider.Name) {
-          const id = linkId(identity.issuer, identity.subject);
+          const id = linkId(identity.issuer, identity.subject ?? '');
           await db(table).where({ id }).update({ provider: provider.Name });
         }
         return result;
@@ -173,8 +182,9 @@ export function createExternalLogins({
       let account = await findNamed(userName);
       if (isReserved(account?.name ?? userName.name)) return refused('client-account');
       // The name has gone to somebody else there; who is linked stays who is meant.
-      const replaced = account && (await findReplaced(identity, account, userName.name));
-      if (account !== undefined && replaced === undefined) return refused('account-taken');
+      const replaced = account && linkable && (await findReplaced(linkable, account, userName.name));
+      if (account !== undefined && linkable !== undefined && replaced === undefined)
+        return refused('account-taken');
       const isNew = account === undefined;
       if (account === undefined) {
         if (!provider.ProvisionAccounts) return refused('account-unknown');
@@ -184,7 +194,8 @@ export function createExternalLogins({
         account = provisioned;
       }
       const result = judge(provider, account, isNew);
-      if (result.kind === 'accepted') await link(provider, identity, { account, replaced: replaced ?? [] });
+      if (result.kind === 'accepted' && linkable !== undefined)
+        await link(provider, linkable, { account, replaced: replaced ?? [] });
       return result;
     },
   };

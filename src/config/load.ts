@@ -5,6 +5,7 @@
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
+import { platform as operatingSystem } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
@@ -49,7 +50,7 @@ export interface SecretHash {
 export type Server = DeepReadonly<
   Omit<
     ServerSettings,
-    '$schema' | 'CookieKeys' | 'OidcSigningCertificate' | 'WsFed' | 'WsFedSigningCertificate'
+    '$schema' | 'CookieKeys' | 'OidcSigningCertificate' | 'WindowsLogin' | 'WsFed' | 'WsFedSigningCertificate'
   > & {
     OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
     WsFed: { PublicUrl: string };
@@ -60,6 +61,10 @@ export type Server = DeepReadonly<
       NextCertificateFile?: string;
     };
     CookieKeys?: string[];
+    WindowsLogin?: Omit<NonNullable<ServerSettings['WindowsLogin']>, 'Header' | 'Ticket'> & {
+      Header?: { Name: string; SecretName: string; Secrets: string[]; From: string[] };
+      Ticket?: { HandlerUrl: string; Secrets: string[] };
+    };
   }
 >;
 
@@ -142,7 +147,7 @@ const demoSecrets = ['mvc-secret', 'desk-secret', 'batch-secret', 'batch-ref-sec
 const demoHashes: ReadonlySet<string> = new Set(
   demoSecrets.flatMap((secret) => [hashOf('sha256', secret), hashOf('sha512', secret)]),
 );
-const shortestCookieKey = 32;
+const shortestSecret = 32;
 
 /** A config file, read and put through its schema. */
 interface ConfigFile<Output> extends Checked<Output> {
@@ -161,7 +166,10 @@ interface ConfigFile<Output> extends Checked<Output> {
  */
 export async function loadConfiguration(
   directory: string,
-  { env }: { env: Readonly<Record<string, string | undefined>> },
+  {
+    env,
+    platform = operatingSystem(),
+  }: { env: Readonly<Record<string, string | undefined>>; platform?: NodeJS.Platform },
 ): Promise<Configuration> {
   const root = resolve(directory);
   const home = dirname(root);
@@ -182,7 +190,7 @@ export async function loadConfiguration(
     issues.push({ file: `${reader.label}/server.json`, path: '', message: 'is missing' });
   }
   const mode = findMode(serverFile);
-  const secrets = { env, home, mode, digest };
+  const secrets = { env, home, mode, digest, platform };
 
   const server = completeServer(serverFile, secrets, issues);
   if (mode.strictBecause !== undefined && accountsFile !== undefined) {
@@ -406,6 +414,7 @@ interface SecretSources {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Folder where relative paths start. */
   readonly home: string;
+  readonly platform: NodeJS.Platform;
   readonly mode: Mode;
   readonly digest: ReturnType<typeof createHash>;
 }
@@ -430,9 +439,8 @@ function completeServer(
 ): Server | undefined {
   if (source?.value === undefined) return undefined;
   const report = reporter(source, issues);
-  const { OidcSigningCertificate, CookieKeys, WsFed, WsFedSigningCertificate, ...settings } = withoutSchema(
-    source.value,
-  );
+  const { OidcSigningCertificate, CookieKeys, WindowsLogin, WsFed, WsFedSigningCertificate, ...settings } =
+    withoutSchema(source.value);
   const { home, mode } = secrets;
 
   for (const [property, value] of Object.entries({
@@ -456,15 +464,24 @@ function completeServer(
     }
     return absolute;
   };
-  const cookieKeys = CookieKeys?.map((reference, index) => {
-    const path = `CookieKeys[${index}]`;
-    const key = resolveSecret(reference, path, secrets, report);
-    if (key !== undefined && key.length < shortestCookieKey) {
-      report({ path, message: `is shorter than ${shortestCookieKey} characters` });
-    }
-    return key ?? '';
-  });
+  const longSecrets = (references: readonly SecretReference[], property: string): string[] =>
+    references.map((reference, index) => {
+      const path = `${property}[${index}]`;
+      const secret = resolveSecret(reference, path, secrets, report);
+      if (secret !== undefined && secret.length < shortestSecret) {
+        report({ path, message: `is shorter than ${shortestSecret} characters` });
+      }
+      return secret ?? '';
+    });
+  const cookieKeys = CookieKeys && longSecrets(CookieKeys, 'CookieKeys');
 
+  if (settings.EnableWindowsLogin && WindowsLogin === undefined) {
+    report({
+      path: 'WindowsLogin',
+      message: 'is required where EnableWindowsLogin is true',
+      hint: 'docs/windows-sign-in.md has the three ways',
+    });
+  }
   const wsFedUrl = WsFed.PublicUrl ?? wsFedUrlOf(settings.PublicUrl);
   if (new URL(wsFedUrl).protocol !== new URL(settings.PublicUrl).protocol) {
     report({ path: 'WsFed.PublicUrl', message: 'must be http or https as PublicUrl is' });
@@ -475,6 +492,16 @@ function completeServer(
   return {
     ...settings,
     WsFed: { PublicUrl: wsFedUrl },
+    ...(WindowsLogin === undefined
+      ? undefined
+      : {
+          WindowsLogin: completeWindowsLogin(
+            WindowsLogin,
+            { existing, longSecrets, platform: secrets.platform },
+            wsFedUrl,
+            report,
+          ),
+        }),
     ...(WsFedSigningCertificate === undefined
       ? undefined
       : {
@@ -497,6 +524,53 @@ function completeServer(
       ? undefined
       : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, existing, secrets, report) }),
     ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
+  };
+}
+
+function completeWindowsLogin(
+  { Header, Negotiate, Ticket, ...settings }: NonNullable<ServerSettings['WindowsLogin']>,
+  {
+    existing,
+    longSecrets,
+    platform,
+  }: {
+    existing: (file: string, path: string) => string;
+    longSecrets: (references: readonly SecretReference[], property: string) => string[];
+    platform: NodeJS.Platform;
+  },
+  wsFedUrl: string,
+  report: Report,
+): NonNullable<Server['WindowsLogin']> {
+  if (Negotiate !== undefined && platform === 'win32') {
+    report({
+      path: 'WindowsLogin.Negotiate',
+      message: 'does not work where the server itself runs on Windows',
+      hint: 'use Ticket with the handler for IIS in deploy/iis/WinLogin',
+    });
+  }
+  // On another site the browser would come back without the cookie that it left with.
+  if (Ticket !== undefined && new URL(Ticket.HandlerUrl).hostname !== new URL(wsFedUrl).hostname) {
+    report({
+      path: 'WindowsLogin.Ticket.HandlerUrl',
+      message: `must be on the host of the WsFed application, ${new URL(wsFedUrl).hostname}`,
+    });
+  }
+  for (const [index, { From, To }] of settings.Names.entries()) {
+    if (From.includes('*') !== To.includes('*')) {
+      report({ path: `WindowsLogin.Names[${index}]`, message: 'has a * in one of From and To only' });
+    }
+  }
+  return {
+    ...settings,
+    ...(Negotiate === undefined
+      ? undefined
+      : { Negotiate: { Keytab: existing(Negotiate.Keytab, 'WindowsLogin.Negotiate.Keytab') } }),
+    ...(Header === undefined
+      ? undefined
+      : { Header: { ...Header, Secrets: longSecrets(Header.Secrets, 'WindowsLogin.Header.Secrets') } }),
+    ...(Ticket === undefined
+      ? undefined
+      : { Ticket: { ...Ticket, Secrets: longSecrets(Ticket.Secrets, 'WindowsLogin.Ticket.Secrets') } }),
   };
 }
 

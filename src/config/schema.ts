@@ -5,6 +5,7 @@
  * Property names are DPM's. As in DPM a switch may also be the text "True" or "False", a number may be a text
  * of digits, a list may be one text, and a choice may be IdentityServer's number.
  */
+import { isIP } from 'node:net';
 import { z } from 'zod';
 
 /** How a value may be written beside its plain JSON form, and what is not there yet; for the documentation. */
@@ -183,6 +184,10 @@ export const ServerSettings = z.strictObject({
       Port: integer(0, 65_535)
         .default(5080)
         .meta({ description: 'TCP port to listen on; 0 takes any free one.' }),
+      TrustedProxies: list(network()).default(['127.0.0.0/8', '::1']).meta({
+        description:
+          'Addresses and networks of the proxies in front, whose header X-Forwarded-For says where a request came from.',
+      }),
     })
     .prefault({})
     .meta({ description: 'Where the server listens.' }),
@@ -251,10 +256,90 @@ export const ServerSettings = z.strictObject({
     description:
       'Whether errors are as IdentityServer3 had them where the specifications differ: the token endpoint answers 400 to a client that cannot be authenticated, and prompt=none without consent answers interaction_required.',
   }),
-  EnableWindowsLogin: notYet('EnableWindowsLogin', boolean(), (value) => !value)
-    .default(false)
-    .register(traits, { refused: 'Only false is accepted so far.' })
-    .meta({ description: 'Whether users are signed in by Integrated Windows Authentication.' }),
+  EnableWindowsLogin: boolean().default(false).meta({
+    description:
+      'Whether the WsFed application signs users in by Integrated Windows Authentication, as WindowsLogin says.',
+  }),
+  WindowsLogin: z
+    .strictObject({
+      Negotiate: z
+        .strictObject({
+          Keytab: text().meta({
+            description:
+              'Keytab with the key of HTTP/<host name>, relative to the folder that contains config/.',
+          }),
+        })
+        .optional()
+        .meta({
+          description:
+            'Postern itself accepts Kerberos tickets. Needs the package kerberos, and not Windows as the server.',
+        }),
+      Header: z
+        .strictObject({
+          Name: headerName()
+            .default('X-Remote-User')
+            .meta({ description: 'The header in which the proxy passes the Windows name.' }),
+          SecretName: headerName()
+            .default('X-Remote-Secret')
+            .meta({ description: 'The header in which the proxy proves that it is the proxy.' }),
+          Secrets: sharedSecrets().meta({
+            description:
+              'Where the secrets are that the proxy may send, at least 32 characters each. More than one while it changes.',
+          }),
+          From: list(network())
+            .refine((addresses) => addresses.length > 0, 'must name the address of the proxy')
+            .meta({ description: 'Addresses and networks that the proxy connects from.' }),
+        })
+        .optional()
+        .meta({
+          description: 'A proxy such as Apache authenticates the browser and passes the name in a header.',
+        }),
+      Ticket: z
+        .strictObject({
+          HandlerUrl: webUrl().meta({
+            description:
+              'URL of the handler behind the Windows authentication of IIS (deploy/iis/WinLogin), on the site of the WsFed application.',
+          }),
+          Secrets: sharedSecrets().meta({
+            description:
+              'Where the secrets are that the handler may sign with, at least 32 characters each. More than one while it changes.',
+          }),
+        })
+        .optional()
+        .meta({ description: 'IIS authenticates the browser, and a handler sends it back with a ticket.' }),
+      Networks: list(network()).default([]).meta({
+        description:
+          'Addresses and networks of the browsers that are signed in by Windows; all others get the login page at once. Empty means all browsers.',
+      }),
+      Names: z
+        .array(
+          z.strictObject({
+            From: namePattern().meta({
+              description:
+                'Windows name as it comes: user@REALM, or DOMAIN\\user. * stands for one part of it.',
+            }),
+            To: namePattern().meta({
+              description: 'The Windows name or name of the account; * is what it stood for in From.',
+            }),
+          }),
+        )
+        .default([])
+        .meta({
+          description:
+            'Rules from Windows names to accounts; the first that matches counts. Without one a name is looked up as it comes: first as the Windows name of an account, then as its name.',
+        }),
+      ProvisionAccounts: boolean().default(false).meta({
+        description:
+          'Whether somebody whose name has no account gets one at the first sign-in. Otherwise only accounts that are there can sign in.',
+      }),
+    })
+    .refine(
+      ({ Header, Negotiate, Ticket }) =>
+        [Header, Negotiate, Ticket].filter((way) => way !== undefined).length === 1,
+      'must have exactly one of Negotiate, Header and Ticket',
+    )
+    .optional()
+    .meta({ description: 'How users are signed in by Windows, where EnableWindowsLogin is true.' }),
   OidcSigningCertificate: z
     .strictObject({
       CertificateFile: text().optional().meta({ description: 'PEM file with the certificate of the key.' }),
@@ -325,6 +410,30 @@ export const ServerSettings = z.strictObject({
     .meta({ description: 'What the server writes to its standard output.' }),
 });
 export type ServerSettings = z.output<typeof ServerSettings>;
+
+/** Where shared secrets are, so that one can be exchanged for the next without an interruption. */
+function sharedSecrets() {
+  return z.array(SecretReference).min(1);
+}
+
+function headerName() {
+  return text().regex(/^[A-Za-z0-9-]+$/, 'must consist of letters, digits and hyphens');
+}
+
+function namePattern() {
+  return text()
+    .max(255)
+    .refine((pattern) => pattern.split('*').length <= 2, 'may have one * at most');
+}
+
+function network() {
+  return text().refine((value) => {
+    const [address = '', prefix, ...more] = value.split('/');
+    const version = isIP(address);
+    if (version === 0 || more.length > 0) return false;
+    return prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= (version === 4 ? 32 : 128));
+  }, 'must be an address or a network, such as 10.1.2.3 or 10.0.0.0/8');
+}
 
 function hostPattern() {
   return text().regex(

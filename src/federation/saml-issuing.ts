@@ -27,6 +27,8 @@ export interface AssertionFacts {
   readonly authenticatedAt: number;
   readonly now: number;
   readonly lifetimeSeconds: number;
+  /** How the user signed in. */
+  readonly method: 'password' | 'windows';
   /** Names the session, for whoever keeps one for each. */
   readonly sessionIndex: string;
 }
@@ -34,10 +36,16 @@ export interface AssertionFacts {
 /** A clock of the relying party's that is a little behind. */
 const backdatedSeconds = 60;
 
-/** How users sign in here: by password, over TLS. */
-const authenticationMethod = {
-  '1.1': 'urn:oasis:names:tc:SAML:1.0:am:password',
-  '2.0': 'urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport',
+/** How users sign in here: by password, over TLS, or by Windows, for which AD FS has this name in both versions. */
+const authenticationMethods = {
+  password: {
+    '1.1': 'urn:oasis:names:tc:SAML:1.0:am:password',
+    '2.0': 'urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport',
+  },
+  windows: {
+    '1.1': 'urn:federation:authentication:windows',
+    '2.0': 'urn:federation:authentication:windows',
+  },
 } as const;
 
 const dsig = 'http://www.w3.org/2000/09/xmldsig#';
@@ -85,7 +93,7 @@ function attributesOf({ claims }: AssertionFacts) {
 }
 
 function makeAssertion20(id: string, facts: AssertionFacts): string {
-  const { audience, authenticatedAt, issuer, lifetimeSeconds, now, sessionIndex, subject } = facts;
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, sessionIndex, subject } = facts;
   const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
   const attributes = attributesOf(facts).map(
     ([type, values]) =>
@@ -98,12 +106,12 @@ function makeAssertion20(id: string, facts: AssertionFacts): string {
     `<SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><SubjectConfirmationData NotOnOrAfter="${until}"/></SubjectConfirmation></Subject>` +
     `<Conditions NotBefore="${from}" NotOnOrAfter="${until}"><AudienceRestriction><Audience>${x(audience)}</Audience></AudienceRestriction></Conditions>` +
     `${attributes.length === 0 ? '' : `<AttributeStatement>${attributes.join('')}</AttributeStatement>`}` +
-    `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${authenticationMethod['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
+    `<AuthnStatement AuthnInstant="${time(authenticatedAt)}" SessionIndex="${x(sessionIndex)}"><AuthnContext><AuthnContextClassRef>${authenticationMethods[method]['2.0']}</AuthnContextClassRef></AuthnContext></AuthnStatement></Assertion>`
   );
 }
 
 function makeAssertion11(id: string, facts: AssertionFacts): string {
-  const { audience, authenticatedAt, issuer, lifetimeSeconds, now, subject } = facts;
+  const { audience, authenticatedAt, issuer, lifetimeSeconds, method, now, subject } = facts;
   const [from, until] = [time(now - backdatedSeconds), time(now + lifetimeSeconds)];
   const about =
     `<saml:Subject><saml:NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${x(subject)}</saml:NameIdentifier>` +
@@ -117,7 +125,7 @@ function makeAssertion11(id: string, facts: AssertionFacts): string {
     `<saml:Assertion xmlns:saml="urn:oasis:names:tc:SAML:1.0:assertion" MajorVersion="1" MinorVersion="1" AssertionID="${id}" Issuer="${x(issuer)}" IssueInstant="${time(now)}">` +
     `<saml:Conditions NotBefore="${from}" NotOnOrAfter="${until}"><saml:AudienceRestrictionCondition><saml:Audience>${x(audience)}</saml:Audience></saml:AudienceRestrictionCondition></saml:Conditions>` +
     `${attributes.length === 0 ? '' : `<saml:AttributeStatement>${about}${attributes.join('')}</saml:AttributeStatement>`}` +
-    `<saml:AuthenticationStatement AuthenticationMethod="${authenticationMethod['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
+    `<saml:AuthenticationStatement AuthenticationMethod="${authenticationMethods[method]['1.1']}" AuthenticationInstant="${time(authenticatedAt)}">${about}</saml:AuthenticationStatement></saml:Assertion>`
   );
 }
 

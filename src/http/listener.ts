@@ -12,6 +12,9 @@ export interface Listener extends AsyncDisposable {
   readonly url: string;
 }
 
+/** Node's own limit, of all headers together, in bytes. */
+const usualHeaderBytes = 16_384;
+
 /**
  * Listens and resolves when it does. Disposing takes no more connections, lets the requests in flight finish,
  * and waits for nobody who only keeps a connection open.
@@ -21,8 +24,9 @@ export interface Listener extends AsyncDisposable {
 export async function openListener(
   serve: RequestListener,
   { Host, Port }: { readonly Host: string; readonly Port: number },
+  { maxHeaderBytes = usualHeaderBytes }: { maxHeaderBytes?: number } = {},
 ): Promise<Listener> {
-  const server = createServer(serve);
+  const server = createServer({ maxHeaderSize: maxHeaderBytes }, serve);
   const idle = new Set<Socket>();
   const busy = new Map<Socket, IncomingMessage>();
   let isClosing = false;

@@ -3,15 +3,48 @@
  * the public origin, and the mount.
  */
 import { createHash, randomBytes } from 'node:crypto';
+import { isIP } from 'node:net';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
+import { parseHostPatterns } from '../federation/destinations.ts';
 import { errorPage } from '../pages/notices.ts';
 
 /** What the middleware leaves in `ctx.state` for those after it. */
 export interface RequestState {
   /** Finds the request in the log; also in the header `X-Request-Id` and on error pages. */
   requestId: string;
+  /** Where the request came from, as far as proxies that are trusted tell. */
+  clientAddress: string;
+}
+
+/**
+ * Finds out where a request came from: the peer, or what a trusted proxy wrote into `X-Forwarded-For`. Of several
+ * addresses there the last that is no trusted proxy's counts: those before it anybody may have written.
+ */
+export function findClientAddress(trustedProxies: readonly string[]): Middleware {
+  const trusted = parseHostPatterns(trustedProxies);
+  return async function clientAddress(ctx, next) {
+    let address = toAddress(ctx.req.socket.remoteAddress ?? '') ?? '';
+    const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
+    while (trusted.hasAddress(address)) {
+      const before = toAddress(passedOn.pop() ?? '');
+      if (before === undefined) break;
+      address = before;
+    }
+    (ctx.state as RequestState).clientAddress = address;
+    await next();
+  };
+}
+
+/** An IP address in its plain form; IIS writes the port behind it. */
+function toAddress(text: string): string | undefined {
+  const address = text
+    .trim()
+    .replace(/^\[(.*)\](:\d+)?$/, '$1')
+    .replace(/^(\d+(?:\.\d+){3}):\d+$/, '$1')
+    .replace(/^::ffff:(?=\d+(\.\d+){3}$)/i, '');
+  return isIP(address) === 0 ? undefined : address;
 }
 
 /** One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. */

@@ -40,6 +40,8 @@ export interface LoginPageOptions extends FormOptions {
   isNameEnough?: boolean | undefined;
   /** What went wrong elsewhere, such as at an identity provider. */
   problem?: Problem | undefined;
+  /** Where the browser is signed in by Windows, if it may be. */
+  windowsUrl?: string | undefined;
 }
 
 /** An identity provider as a button shows it. */
@@ -60,7 +62,7 @@ export interface Problem {
  */
 export function loginPage(options: LoginPageOptions): string {
   const { brand, action, csrf, clientName, clientLogoUrl, userName, error, problem } = options;
-  const { canCancel = true, providers = [], isNameEnough = false } = options;
+  const { canCancel = true, providers = [], isNameEnough = false, windowsUrl } = options;
   const t = texts.login;
   const shown = error === undefined ? problem : { heading: t.errorHeading, message: t.errors[error] };
   const aboutError = error !== undefined && html` aria-describedby="error"`;
@@ -87,8 +89,12 @@ ${hidden('csrf', csrf)}
 ${canCancel && cancelButton(t.cancel)}
 </div>
 </form>
-${providers.length > 0 && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${providerForm(options, providers, 'quiet')}</section>`}`,
+${(providers.length > 0 || windowsUrl !== undefined) && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${windowsUrl !== undefined && windowsLink(windowsUrl)}${providers.length > 0 && providerForm(options, providers, 'quiet')}</section>`}`,
   );
+}
+
+function windowsLink(url: string): Html {
+  return html`<p class="actions"><a class="button quiet" href="${safeUrl(url)}">${texts.login.windows}</a></p>`;
 }
 
 export interface ProviderPageOptions extends FormOptions {

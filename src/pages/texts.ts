@@ -22,6 +22,19 @@ export const texts = {
     submit: 'Sign in',
     cancel: 'Cancel',
     others: 'Or sign in another way',
+    windows: 'Sign in with Windows',
+    /** Why somebody is not signed in by Windows. */
+    windowsProblems: {
+      failed: {
+        heading: 'Windows did not sign you in',
+        message: 'Sign in with your name and password. The reason has been logged, for your administrator.',
+      },
+      'no-account': {
+        heading: 'There is no account for you here',
+        message:
+          'Windows has told who you are, but what you are there may not be used here. Ask the administrator, or sign in with another name and password.',
+      },
+    },
     errorHeading: 'You are not signed in',
     errors: {
       credentials: 'The name or the password is wrong. Check both and try again.',

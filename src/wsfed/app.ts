@@ -2,8 +2,11 @@
  * The WsFed application: a WS-Federation identity provider (passive requestor profile, WS-Federation 1.2 section 13)
  * with the accounts and the look of the sign-in page.
  *
- *   GET  ?wa=wsignin1.0&wtrealm=…     the answer, by the session; else the login page
+ *   GET  ?wa=wsignin1.0&wtrealm=…     the answer, by the session; else WinLogin or the login page
  *   POST ?wa=wsignin1.0&wtrealm=…     the login page's form
+ *   GET  Login?wa=wsignin1.0&…        the same without WinLogin
+ *   GET  WinLogin?wa=wsignin1.0&…     the answer, by Windows; 401 with the login page where there is no ticket yet
+ *   POST WinLogin                     a ticket of the handler of IIS
  *   GET  ?wa=wsignout1.0&wreply=…     ends the session, tells its relying parties, and leads back
  *   GET  FederationMetadata/2007-06/FederationMetadata.xml
  *
@@ -29,13 +32,17 @@ import { readForm } from '../http/form.ts';
 import { allowFrames, allowScript, requireMethod } from '../http/middleware.ts';
 import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
+import { texts } from '../pages/texts.ts';
 import { answerPage, answerScript } from '../pages/ws-federation.ts';
 import { claimsFor } from './claims.ts';
 import { createWsFedSessions, type WsFedSession } from './sessions.ts';
+import type { WindowsSignIn, WindowsStep } from './windows.ts';
 
 type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'> & {
   csrf: Csrf;
   signer: SamlSigner & { readonly nextCertificate: string | undefined };
+  /** Where users are signed in by Windows. */
+  windows: WindowsSignIn | undefined;
 };
 
 /** A request to sign in, after it has been judged. */
@@ -64,7 +71,7 @@ const longestContext = 4096;
 
 /** Makes the middleware under the mount of the application. */
 export function createWsFed(needs: Needs): Middleware {
-  const { accounts, brand, csrf, log, now, registry, signer, tokens } = needs;
+  const { accounts, brand, csrf, log, now, registry, signer, tokens, windows } = needs;
   const { server } = registry.configuration;
   const entityId = server.WsFed.PublicUrl;
   const base = new URL(entityId).pathname;
@@ -84,12 +91,17 @@ export function createWsFed(needs: Needs): Middleware {
       ctx.body = metadata;
       return;
     }
+    if (path === '/winlogin' && ctx.method === 'POST') return takeTicket(ctx);
+    if (path === '/winlogin' || path === '/login') {
+      requireMethod(ctx, path === '/winlogin' ? ['GET', 'HEAD', 'POST'] : ['GET', 'HEAD']);
+      return signIn(ctx, judge(ctx), path === '/login' ? 'form' : 'windows');
+    }
     if (path !== '/') return next();
     requireMethod(ctx, ['GET', 'HEAD', 'POST']);
     const action = singleOf(ctx, 'wa');
     if (action === actions.signIn) {
       const request = judge(ctx);
-      await (ctx.method === 'POST' ? takeForm(ctx, request) : signIn(ctx, request));
+      await (ctx.method === 'POST' ? takeForm(ctx, request) : signIn(ctx, request, 'any'));
     } else if (action === actions.signOut || action === actions.signOutCleanup) await signOut(ctx);
     else {
       throw new ServerError(
@@ -150,20 +162,81 @@ export function createWsFed(needs: Needs): Middleware {
     return { party, replyUrl, wctx, notBefore };
   }
 
-  async function signIn(ctx: Context, request: SignIn): Promise<void> {
+  /** By the session where it is good enough, else in one of the ways; `any` is for us to choose. */
+  async function signIn(ctx: Context, request: SignIn, way: 'any' | 'form' | 'windows'): Promise<void> {
     const session = await sessions.find(ctx);
-    if (session === undefined || session.authenticatedAt < request.notBefore) {
-      showLogin(ctx, request, { userName: '' });
-      return;
-    }
-    const account = await accounts.find(session.accountId);
-    const isAsBefore = account?.stamp === session.stamp && !account.disabled;
-    if (account === undefined || !isAsBefore || registry.isClientAccount(account.accountId)) {
+    if (session !== undefined && session.authenticatedAt >= request.notBefore) {
+      const account = await accounts.find(session.accountId);
+      const isAsBefore = account?.stamp === session.stamp && !account.disabled;
+      if (account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId)) {
+        await answer(ctx, request, account, session);
+        return;
+      }
       await sessions.end(ctx);
-      showLogin(ctx, request, { userName: '' });
-      return;
     }
-    await answer(ctx, request, account, session);
+    const isByWindows = way !== 'form' && windows?.isFor(ctx) === true;
+    if (!isByWindows) showLogin(ctx, request, { userName: '' });
+    else if (way === 'windows')
+      await takeStep(ctx, request, await windows.begin(ctx, sessions.formSubject(ctx)));
+    // Who is to prove anew who he is has to do something for it.
+    else if (request.notBefore > 0) showLogin(ctx, request, { userName: '' });
+    else {
+      ctx.status = 302;
+      ctx.redirect(`${base}/WinLogin${ctx.search}`);
+    }
+  }
+
+  async function takeStep(ctx: Context, request: SignIn, step: WindowsStep): Promise<void> {
+    switch (step.kind) {
+      case 'challenge':
+        ctx.status = 401;
+        ctx.set('WWW-Authenticate', 'Negotiate');
+        // What the browser shows where it has no ticket, or its user cancels the dialog.
+        showLogin(ctx, request, { userName: '' });
+        return;
+      case 'leave':
+        ctx.status = 303;
+        ctx.redirect(step.url);
+        return;
+      case 'refused':
+        log.warn(
+          { relyingParty: request.party.Name, reason: step.reason, detail: step.detail },
+          'Windows sign-in refused',
+        );
+        ctx.status = 403;
+        showLogin(ctx, request, { userName: '', windowsProblem: 'failed' });
+        return;
+      case 'identified': {
+        const account = await windows?.findAccount(step.identity);
+        if (account === undefined || typeof account === 'string') {
+          ctx.status = 403;
+          showLogin(ctx, request, { userName: '', windowsProblem: 'no-account' });
+          return;
+        }
+        if (step.proof) ctx.set('WWW-Authenticate', `Negotiate ${step.proof}`);
+        await finish(ctx, request, account, 'windows');
+      }
+    }
+  }
+
+  /** The browser comes back from the handler of IIS; what it had asked for stands in the attempt. */
+  async function takeTicket(ctx: Context): Promise<void> {
+    // From a page that is not ours, so without a token of ours: the attempt is bound to the browser instead.
+    const { ticket = '' } = await readForm(ctx);
+    const taken = (await windows?.takeTicket(ticket, sessions.formSubject(ctx))) ?? { kind: 'unknown' };
+    if (taken.kind === 'unknown') {
+      throw new ServerError('ERR_FORM_EXPIRED', 'this sign-in has ended; go back to the application', {
+        status: 400,
+        hint: 'the ticket is not one, or its attempt was used or is older than ten minutes',
+      });
+    }
+    ctx.querystring = taken.query;
+    const request = judge(ctx);
+    const { step } = taken;
+    // Another window of the browser may have been first.
+    if (step.kind === 'identified') await takeStep(ctx, request, step);
+    else if ((await sessions.find(ctx)) !== undefined) await signIn(ctx, request, 'form');
+    else await takeStep(ctx, request, step);
   }
 
   async function takeForm(ctx: Context, request: SignIn): Promise<void> {
@@ -188,7 +261,7 @@ export function createWsFed(needs: Needs): Middleware {
     } else if (result.kind === 'must-change') {
       const { accountId } = result.account;
       showChangePassword(ctx, request, { accountId, proof: result.proof, expiresAt: now() + changeSeconds });
-    } else await finish(ctx, request, result.account);
+    } else await finish(ctx, request, result.account, 'password');
   }
 
   function showChangePassword(ctx: Context, request: SignIn, pending: Pending, error?: string): void {
@@ -221,7 +294,7 @@ export function createWsFed(needs: Needs): Middleware {
     }
     await tokens.revokeAccount(accountId);
     log.info({ relyingParty: request.party.Name, accountId }, 'password changed');
-    await finish(ctx, request, result.account);
+    await finish(ctx, request, result.account, 'password');
   }
 
   /** What was proved, in a form that only this browser can send back, and nobody can change. */
@@ -237,9 +310,14 @@ export function createWsFed(needs: Needs): Middleware {
     return pending.expiresAt > now() ? pending : undefined;
   }
 
-  async function finish(ctx: Context, request: SignIn, account: Account): Promise<void> {
+  async function finish(
+    ctx: Context,
+    request: SignIn,
+    account: Account,
+    method: WsFedSession['method'],
+  ): Promise<void> {
     const { accountId, stamp } = account;
-    const begun = { accountId, stamp, authenticatedAt: now() };
+    const begun = { accountId, stamp, authenticatedAt: now(), method };
     const session = await sessions.start(ctx, begun, {
       realm: request.party.Realm,
       replyUrl: request.replyUrl,
@@ -250,7 +328,7 @@ export function createWsFed(needs: Needs): Middleware {
         status: 409,
       });
     }
-    log.info({ relyingParty: request.party.Name, accountId }, 'login finished');
+    log.info({ relyingParty: request.party.Name, accountId, method }, 'login finished');
     await answer(ctx, request, account, session);
   }
 
@@ -270,6 +348,8 @@ export function createWsFed(needs: Needs): Middleware {
       authenticatedAt: session.authenticatedAt,
       now: now(),
       lifetimeSeconds: party.TokenLifetime,
+      // Sessions from before there was another.
+      method: session.method ?? 'password',
       sessionIndex: session.index,
     } as const;
     const assertion = issueAssertion(facts, signer);
@@ -345,10 +425,20 @@ export function createWsFed(needs: Needs): Middleware {
   function showLogin(
     ctx: Context,
     request: SignIn,
-    { userName, error }: { userName: string; error?: LoginError },
+    {
+      userName,
+      error,
+      windowsProblem,
+    }: { userName: string; error?: LoginError; windowsProblem?: keyof typeof texts.login.windowsProblems },
   ) {
     ctx.type = 'html';
-    ctx.body = loginPage({ ...formOf(ctx, request), userName: userName.slice(0, 256), error });
+    ctx.body = loginPage({
+      ...formOf(ctx, request),
+      userName: userName.slice(0, 256),
+      error,
+      problem: windowsProblem && texts.login.windowsProblems[windowsProblem],
+      windowsUrl: windows?.isFor(ctx) === true ? `${base}/WinLogin${ctx.search}` : undefined,
+    });
   }
 }
 

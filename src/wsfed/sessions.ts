@@ -12,6 +12,7 @@ export interface WsFedSession {
   readonly stamp: string;
   /** Seconds since the epoch. */
   readonly authenticatedAt: number;
+  readonly method: 'password' | 'windows';
   /** What assertions call the session; it is not its cookie. */
   readonly index: string;
   /** The relying parties that have an assertion of it, to be told of its end. */

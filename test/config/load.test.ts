@@ -640,9 +640,9 @@ const serverCases: readonly { name: string; settings: object; expected: RegExp }
     expected: /Database\.Schema: SQLite has no/,
   },
   {
-    name: 'Windows login',
+    name: 'Windows login without its way',
     settings: { EnableWindowsLogin: 'true' },
-    expected: /EnableWindowsLogin is not supported/,
+    expected: /WindowsLogin: is required where EnableWindowsLogin is true/,
   },
   { name: 'a pause of nothing', settings: { ExpiredTokenCleanInterval: 0 }, expected: /at least 1/ },
   {

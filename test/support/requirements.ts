@@ -37,13 +37,31 @@ export function requireChromium(t: TestContext): string {
   );
 }
 
-/** Path of a command that Debian's package of this name has. Without it the test ends here, skipped. */
-export function requireCommand(t: TestContext, name: string): string {
-  const directories = (process.env.PATH ?? '').split(delimiter).filter((directory) => directory !== '');
+/** Path of a command, and the Debian package that has it. Without it the test ends here, skipped. */
+export function requireCommand(t: TestContext, name: string, debianPackage = name): string {
+  // Programs of servers are not on everybody's PATH.
+  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin'];
   return (
-    directories.map((directory) => join(directory, name)).find(isExecutable) ??
-    skip(t, `no ${name} found: install it (Debian: apt-get install ${name})`)
+    directories
+      .filter((directory) => directory !== '')
+      .map((directory) => join(directory, name))
+      .find(isExecutable) ??
+    skip(t, `no ${name} found: install it (Debian: apt-get install ${debianPackage})`)
   );
+}
+
+/**
+ * Folder whose `node_modules` has the package `kerberos`, from TEST_KERBEROS: it is native code, which `npm ci`
+ * does not install. Without it the test ends here, skipped.
+ */
+export function requireKerberos(t: TestContext): string {
+  const folder = process.env.TEST_KERBEROS ?? '';
+  return isFile(join(folder, 'node_modules/kerberos/package.json'))
+    ? folder
+    : skip(
+        t,
+        'no package kerberos: run "npm install --prefix <folder> kerberos@7" and put the folder in TEST_KERBEROS',
+      );
 }
 
 /** Connection string of a PostgreSQL that tests may write to, from TEST_POSTGRES. Without one the test ends here, skipped. */
@@ -57,6 +75,15 @@ export function requirePostgres(t: TestContext): string {
 function isExecutable(file: string): boolean {
   try {
     accessSync(file, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function isFile(file: string): boolean {
+  try {
+    accessSync(file);
     return true;
   } catch {
     return false;

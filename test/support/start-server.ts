@@ -2,7 +2,7 @@
  * The real server for a test: in this process, on a free port, over a database of its own, with the shipped
  * development configuration and what the test changes in it.
  */
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -22,6 +22,8 @@ export interface TestServerOptions {
   relyingParties?: Record<string, Record<string, unknown>>;
   /** More files beside config/, by name. */
   files?: Record<string, string>;
+  /** Links beside config/ to folders or files elsewhere, by name. */
+  links?: Record<string, string>;
   accounts?: readonly Record<string, unknown>[];
   /** Seconds since the epoch. */
   now?: () => number;
@@ -82,6 +84,7 @@ export async function prepareConfiguration(t: TestContext, options: TestServerOp
     change(`relying-parties/${name}.json`, members);
   for (const [name, content] of Object.entries(options.files ?? {}))
     writeFileSync(join(folder, name), content);
+  for (const [name, target] of Object.entries(options.links ?? {})) symlinkSync(target, join(folder, name));
   for (const [name, members] of Object.entries(options.providers ?? {}))
     change(`providers/${name}.json`, members);
   if (options.accounts !== undefined) {
