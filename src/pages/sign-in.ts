@@ -94,7 +94,7 @@ ${(providers.length > 0 || windowsUrl !== undefined) && html`<section class="oth
 }
 
 function windowsLink(url: string): Html {
-  return html`<p class="actions"><a class="button quiet" href="${safeUrl(url)}">${texts.login.windows}</a></p>`;
+  return html`<div class="providers"><a class="button quiet" href="${safeUrl(url)}">${texts.login.windows}</a></div>`;
 }
 
 export interface ProviderPageOptions extends FormOptions {

@@ -10,6 +10,20 @@ import { requireChromium } from '../support/requirements.ts';
 let launching: Promise<Browser> | undefined;
 after(async () => (await launching)?.close());
 
+/** Starts a browser of its own, with these options, for one test. */
+export async function openPageWith(
+  t: TestContext,
+  { args, env }: { args: string[]; env: Readonly<Record<string, string | undefined>> },
+): Promise<Page> {
+  const executablePath = requireChromium(t);
+  const given = Object.entries(env).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  const browser = await chromium.launch({ executablePath, args, env: Object.fromEntries(given) });
+  t.after(() => browser.close());
+  const page = await browser.newPage();
+  page.setDefaultTimeout(20_000);
+  return page;
+}
+
 /** Opens an empty page in a profile of its own; without a Chromium the test ends here, skipped. */
 export async function openPage(t: TestContext, options: BrowserContextOptions = {}): Promise<Page> {
   const executablePath = requireChromium(t);
