@@ -1,6 +1,6 @@
 /** The budget of SQL statements of each request (DESIGN of the store): a statement more is a regression. */
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { createBrowser } from '../support/browser.ts';
 import { authorize, basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
@@ -15,7 +15,10 @@ const batch = {
 
 async function counting(t: TestContext, options: TestServerOptions = {}) {
   // The cleanup's own statement would be counted with the rest.
-  const server = await startTestServer(t, { ...options, server: { ExpiredTokenCleanInterval: 86_400 } });
+  const server = await startTestServer(t, {
+    ...options,
+    server: { ExpiredTokenCleanInterval: 86_400, ...options.server },
+  });
   const statements: string[] = [];
   server.context.db.knex.on('query', ({ sql }: { sql: string }) => {
     statements.push(sql);
@@ -119,4 +122,46 @@ test('the WsFed application costs three statements for a sign-in, two for single
   assert.deepEqual([shown, signedIn], [0, 3], statements.join('\n'));
   const [again] = await count(() => browser.open(url));
   assert.equal(again, 2, statements.join('\n'));
+});
+
+test('a sign-in by Windows costs three statements, and seven with the attempt and the link of a ticket', async (t) => {
+  const secret = 'a-secret-of-thirty-two-characters-or-more';
+  const options = (windowsLogin: Record<string, unknown>) => ({
+    server: { EnableWindowsLogin: true, WindowsLogin: windowsLogin },
+    relyingParties: { Portal: { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/'] } },
+  });
+  const address = (issuer: string) =>
+    `${issuer.replace(/Oidc$/, 'WsFed')}/WinLogin?wa=wsignin1.0&wtrealm=urn:portal`;
+  const header = await counting(
+    t,
+    options({ Header: { Secrets: [{ plain: secret }], From: ['127.0.0.1'] } }),
+  );
+  const headers = { 'x-remote-user': 'EXAMPLE\\carol', 'x-remote-secret': secret };
+  const [byHeader, page] = await header.count(() =>
+    createBrowser().request(address(header.issuer), { headers }),
+  );
+  assert.match(page.body, /name="wresult"/);
+  assert.equal(byHeader, 3, header.statements.join('\n'));
+
+  const ticket = { HandlerUrl: 'http://localhost:1/', Secrets: [{ plain: secret }] };
+  const iis = await counting(t, options({ Ticket: ticket }));
+  const round = async () => {
+    const browser = createBrowser();
+    const left = await browser.request(address(iis.issuer));
+    const attempt = left.location?.searchParams.get('attempt');
+    const claims = {
+      name: 'EXAMPLE\\carol',
+      sid: 'S-1-5-21-1-2-3-4',
+      attempt,
+      time: Math.floor(Date.now() / 1000),
+    };
+    const text = Buffer.from(JSON.stringify(claims)).toString('base64url');
+    const mac = createHmac('sha256', secret).update(text).digest('base64url');
+    const body = new URLSearchParams({ ticket: `${text}.${mac}` });
+    return browser.request(address(iis.issuer), { method: 'POST', body });
+  };
+  await round();
+  const [byTicket, back] = await iis.count(round);
+  assert.match(back.body, /name="wresult"/);
+  assert.equal(byTicket, 7, iis.statements.join('\n'));
 });
