@@ -2,7 +2,7 @@
  * What some tests need beyond npm. Where it is missing the test is skipped with a reason that says how to
  * provide it; test/run.ts lists these reasons, and fails on them under REQUIRE_ALL=1.
  */
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import type { TestContext } from 'node:test';
 
@@ -56,12 +56,23 @@ export function requireCommand(t: TestContext, name: string, debianPackage = nam
  */
 export function requireKerberos(t: TestContext): string {
   const folder = process.env.TEST_KERBEROS ?? '';
-  return isFile(join(folder, 'node_modules/kerberos/package.json'))
+  return existsSync(join(folder, 'node_modules/kerberos'))
     ? folder
     : skip(
         t,
         'no package kerberos: run "npm install --prefix <folder> kerberos@7" and put the folder in TEST_KERBEROS',
       );
+}
+
+/**
+ * Folder of a package that tests start as a program and that has a lock file of its own, in test/<name>. While its
+ * dependencies are not installed the test ends here, skipped.
+ */
+export function requirePackage(t: TestContext, name: string): string {
+  const folder = join(import.meta.dirname, '..', name);
+  return existsSync(join(folder, 'node_modules'))
+    ? folder
+    : skip(t, `no packages in test/${name}: npm ci --ignore-scripts --prefix test/${name}`);
 }
 
 /** Connection string of a PostgreSQL that tests may write to, from TEST_POSTGRES. Without one the test ends here, skipped. */
@@ -75,15 +86,6 @@ export function requirePostgres(t: TestContext): string {
 function isExecutable(file: string): boolean {
   try {
     accessSync(file, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function isFile(file: string): boolean {
-  try {
-    accessSync(file);
     return true;
   } catch {
     return false;
