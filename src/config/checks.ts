@@ -382,7 +382,8 @@ export function checkProvider(provider: Provider, callbacks: Map<string, string>
   const { CallbackPath, ClaimMapping, Domains, Name, UserNameClaims } = provider;
   const path = CallbackPath.toLowerCase();
   const other = callbacks.get(path);
-  if (ownPaths.test(path)) {
+  // An answer of WS-Federation is posted; one of OpenID Connect may come as the home page does.
+  if (ownPaths.test(path) || (path === '/' && provider.Type === 'Oidc')) {
     findings.push({ path: 'CallbackPath', message: `${CallbackPath} has another use already` });
   }
   // At the root the answer itself says whose it is.

@@ -763,8 +763,8 @@ export type ResourceRegistration = z.output<typeof ResourceRegistration>;
 function callbackPath() {
   return text()
     .regex(
-      /^(\/[A-Za-z0-9._~-]+)+$/,
-      'must be a path such as /callback/wsfed/Name, without query and slash at its end',
+      /^(\/|(\/[A-Za-z0-9._~-]+)+)$/,
+      'must be / or a path such as /callback/wsfed/Name, without query and slash at its end',
     )
     .optional();
 }
@@ -803,7 +803,7 @@ const providerProperties = {
   }),
   CallbackPath: callbackPath().meta({
     description:
-      'Path under PublicUrl that takes its answers. Without it: /callback/oidc/<Name> or /callback/wsfed/<Name>.',
+      'Path under PublicUrl that takes its answers; / for PublicUrl itself, in WS-Federation. Without it: /callback/oidc/<Name> or /callback/wsfed/<Name>.',
   }),
 };
 

@@ -814,6 +814,7 @@ test('an identity provider is registered with what follows from its name', async
     'providers/Idp.json': provider,
     'providers/Other.json': { ...oidc, Scope: 'openid email', ClientSecret: { plain: 'x' } },
     'providers/Old.json': { ...provider, Wreply: 'http://localhost:5080/SPSSMR/Oidc/external/old/' },
+    'providers/Root.json': { ...provider, CallbackPath: '/' },
   });
 
   const idp = providers.get('Idp');
@@ -827,6 +828,8 @@ test('an identity provider is registered with what follows from its name', async
   );
   assert.deepEqual(idp?.UserNameClaims, ['windowsaccountname', 'upn', 'nameidentifier', 'name']);
   assert.equal(providers.get('Old')?.CallbackPath, '/external/old', 'where Wreply has the answers sent');
+  const root = providers.get('Root');
+  assert.equal(root?.Type === 'WsFed' && root.Wreply, 'http://localhost:5080/SPSSMR/Oidc/');
   const other = providers.get('Other');
   assert.deepEqual(other?.Type === 'Oidc' && [other.Enabled, other.Scope, other.ClientSecret], [
     true,
@@ -850,6 +853,7 @@ test('what is wrong with an identity provider is said, each with its place', asy
       'providers/NoName.json': unnamed,
       'providers/Mail.json': { ...oidc, UserNameClaims: 'email' },
       'providers/Own.json': { ...provider, CallbackPath: '/connect/token' },
+      'providers/Home.json': { ...oidc, CallbackPath: '/' },
       'providers/Twin.json': { ...provider, CallbackPath: '/callback/oidc/mail' },
       'providers/Scope.json': { ...oidc, Scope: 'profile', ClaimMapping: { sub: 'oid' } },
       'providers/Key.json': { ...provider, DecryptionKeys: [{ KeyFile: 'config/server.json' }] },
@@ -859,6 +863,7 @@ test('what is wrong with an identity provider is said, each with its place', asy
       /NoName\.json: UserNameClaims: is required/,
       /Mail\.json: Domains: is needed, since UserNameClaims names email/,
       /Own\.json: CallbackPath: \/connect\/token has another use/,
+      /Home\.json: CallbackPath: \/ has another use/,
       /Twin\.json: CallbackPath: \/callback\/oidc\/mail takes the answers of Mail already/,
       /Scope\.json: Scope: must contain openid/,
       /Scope\.json: ClaimMapping: sub is the protocol's/,
