@@ -279,6 +279,76 @@ test('ProvisionAccounts makes the account at the first sign-in, and the link hol
   assert.equal((await throughProvider(attempt.browser, attempt.page)).status, 403);
 });
 
+for (const [address, callback, registration, wreply] of [
+  ['the root', '/', { CallbackPath: '/' }, '/'],
+  ['the root, whatever wreply says', '/', {}, '/callback/wsfed/IntelligenceWsFed'],
+  ['the callback', '/callback/wsfed/IntelligenceWsFed', {}, '/callback/wsfed/IntelligenceWsFed'],
+] as const) {
+  test(`a WsFed application that answers at ${address}, with nothing but a name: its users get their accounts, each once`, async (t) => {
+    const standIn = await startWsFedProvider(t);
+    const server = await startTestServer(t, {
+      server: { Mounts: ['Oidc'] },
+      providers: { IntelligenceWsFed: wsFed(standIn, { ProvisionAccounts: true, ...registration }) },
+      accounts: [{ Name: 'Alice', Password: 'Pass-word-1', Email: 'alice@example.com' }],
+    });
+    standIn.registeredReply = server.issuer + callback;
+    const signIn = async (name: string, version: '1.1' | '2.0') => {
+      standIn.answer = { version, subject: '', claims: { [`${identity}/name`]: name } };
+      const attempt = await authorize({ issuer: server.issuer, ...spa });
+      return { attempt, back: await throughProvider(attempt.browser, attempt.page) };
+    };
+    const subjectOf = async (name: string, version: '1.1' | '2.0' = '1.1') => {
+      const { attempt, back } = await signIn(name, version);
+      assert.ok(back.location?.searchParams.has('code'), `${back.status} ${server.logText().slice(-500)}`);
+      const { body } = await attempt.redeem(back);
+      const claims = decodeJwt(body.access_token);
+      assert.equal(claims.idp, 'IntelligenceWsFed');
+      assert.equal(decodeJwt(body.id_token).sub, claims.sub);
+      return claims.sub;
+    };
+    const names = async () => (await server.context.accounts.list()).map(({ name }) => name);
+
+    assert.equal(await subjectOf('Dora'), 'Dora');
+    assert.equal(standIn.requests[0]?.get('wreply'), server.issuer + wreply);
+    assert.deepEqual(await names(), ['Alice', 'Dora']);
+    assert.equal(await subjectOf('Dora'), 'Dora', 'the same account');
+    assert.equal(await subjectOf('dORA', '2.0'), 'Dora', 'in the spelling of the account');
+    assert.equal(await subjectOf('ALICE', '2.0'), 'Alice', 'who has an account already');
+    assert.equal(await subjectOf('alice'), 'Alice');
+    assert.deepEqual(await names(), ['Alice', 'Dora']);
+    const { displayName, email } = await server.context.accounts.get('alice');
+    assert.deepEqual([displayName, email], [undefined, 'alice@example.com'], 'and it is as it was');
+
+    for (const removed of ['Dora', 'Alice']) await server.context.accounts.remove(removed);
+    for (const name of ['Dora', 'dora', 'Alice', 'ALICE']) {
+      const { back } = await signIn(name, '1.1');
+      assert.equal(back.status, 403, name);
+      assert.match(back.body, /There is no account for you here/);
+    }
+    assert.deepEqual(await names(), []);
+    assert.equal(server.logged.filter(({ reason }) => reason === 'account-removed').length, 4);
+  });
+}
+
+test('several first sign-ins of one user at once make one account', async (t) => {
+  const standIn = await startWsFedProvider(t, { subject: '', claims: { [`${identity}/name`]: 'dora' } });
+  const server = await startTestServer(t, {
+    server: { Mounts: ['Oidc'] },
+    providers: { IntelligenceWsFed: wsFed(standIn, { ProvisionAccounts: true }) },
+    accounts: [],
+  });
+  const attempts = await Promise.all([1, 2, 3, 4].map(() => authorize({ issuer: server.issuer, ...spa })));
+  const backs = await Promise.all(attempts.map(({ browser, page }) => throughProvider(browser, page)));
+  assert.deepEqual(
+    backs.map(({ location }) => location?.searchParams.has('code')),
+    [true, true, true, true],
+  );
+  assert.deepEqual(
+    (await server.context.accounts.list()).map(({ name }) => name),
+    ['dora'],
+  );
+});
+
 for (const version of ['1.1', '2.0']) {
   test(`an identity provider of another maker, a program of its own, signs a user in with SAML ${version}`, async (t) => {
     const port = await findFreePort();

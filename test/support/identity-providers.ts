@@ -24,6 +24,8 @@ export interface WsFedStandIn {
   makeAnswer(recipient?: string): string;
   /** What it makes of an answer before it sends it. */
   alter: (wresult: string) => string;
+  /** Where it sends everybody, whatever `wreply` says: the one address that is registered there. */
+  registeredReply: string | undefined;
   /** The certificates of its metadata. */
   certificates: string[];
   /** Every sign-in and sign-out request, newest last. */
@@ -76,7 +78,7 @@ export async function startWsFedProvider(
     }
     const parameters = address.searchParams;
     standIn.requests.push(parameters);
-    const wreply = parameters.get('wreply') ?? '';
+    const wreply = standIn.registeredReply ?? parameters.get('wreply') ?? '';
     if (parameters.get('wa') !== 'wsignin1.0') return { status: 302, headers: { location: wreply } };
     const wresult = standIn.alter(standIn.makeAnswer(wreply));
     const field = (name: string, value: string) =>
@@ -92,16 +94,18 @@ export async function startWsFedProvider(
     issuer: `${url}/issuer`,
     answer,
     alter: (wresult) => wresult,
+    registeredReply: undefined,
     certificates: [signer.certificate],
     makeAnswer(recipient = '') {
       const now = Math.floor(Date.now() / 1000);
+      const confirmation = `<saml:SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><saml:SubjectConfirmationData NotOnOrAfter="${toTime(now + 600)}"${recipient && ` Recipient="${escapeXml(recipient)}"`}/></saml:SubjectConfirmation>`;
       const assertion = createAssertion({
         id: `_${randomBytes(16).toString('hex')}`,
         issuer: standIn.issuer,
         notBefore: now - 60,
         notOnOrAfter: now + 600,
         authenticatedAt: now,
-        confirmation: `<saml:SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer"><saml:SubjectConfirmationData NotOnOrAfter="${toTime(now + 600)}"${recipient && ` Recipient="${escapeXml(recipient)}"`}/></saml:SubjectConfirmation>`,
+        ...(standIn.answer.version !== '1.1' && { confirmation }),
         ...standIn.answer,
       });
       return createAnswer(sign(assertion, { signer }));

@@ -190,6 +190,7 @@ export interface AssertionOptions {
   prefix?: string;
   id?: string;
   issuer?: string;
+  /** Its name identifier; '' leaves it out. */
   subject?: string;
   /** Format of the NameID of SAML 2.0, persistent unless given. */
   subjectFormat?: string;
@@ -259,9 +260,11 @@ function createAssertion20(input: AssertionOptions): string {
       .map(([type, values]) => `<${p}Attribute Name="${type}">${toValues(p, values)}</${p}Attribute>`)
       .join('')}</${p}AttributeStatement>`,
   } = options;
+  const format = options.subjectFormat ?? 'urn:oasis:names:tc:SAML:2.0:nameid-format:persistent';
+  const nameId = subject && `<${p}NameID Format="${format}">${subject}</${p}NameID>`;
   return (
     `<${p}Assertion ${declaration} ID="${id}" IssueInstant="${at}" Version="2.0"><${p}Issuer>${issuer}</${p}Issuer>` +
-    `<${p}Subject><${p}NameID Format="${options.subjectFormat ?? 'urn:oasis:names:tc:SAML:2.0:nameid-format:persistent'}">${subject}</${p}NameID>${confirmation}</${p}Subject>` +
+    `<${p}Subject>${nameId}${confirmation}</${p}Subject>` +
     `${conditions}${attributeStatement}` +
     `<${p}AuthnStatement AuthnInstant="${at}" SessionIndex="_session"><${p}AuthnContext><${p}AuthnContextClassRef>urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport</${p}AuthnContextClassRef></${p}AuthnContext></${p}AuthnStatement>` +
     `</${p}Assertion>`
@@ -277,7 +280,10 @@ function createAssertion11(input: AssertionOptions): string {
     confirmation = `<${p}SubjectConfirmation><${p}ConfirmationMethod>urn:oasis:names:tc:SAML:1.0:cm:bearer</${p}ConfirmationMethod></${p}SubjectConfirmation>`,
     conditions = `<${p}Conditions NotBefore="${from}" NotOnOrAfter="${until}"><${p}AudienceRestrictionCondition><${p}Audience>${known.realm}</${p}Audience></${p}AudienceRestrictionCondition></${p}Conditions>`,
   } = options;
-  const subjectElement = `<${p}Subject><${p}NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${subject}</${p}NameIdentifier>${confirmation}</${p}Subject>`;
+  const nameIdentifier =
+    subject &&
+    `<${p}NameIdentifier Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">${subject}</${p}NameIdentifier>`;
+  const subjectElement = `<${p}Subject>${nameIdentifier}${confirmation}</${p}Subject>`;
   const attributes = claims.map(([type, values]) => {
     const slash = type.lastIndexOf('/');
     return `<${p}Attribute AttributeName="${type.slice(slash + 1)}" AttributeNamespace="${type.slice(0, slash)}">${toValues(p, values)}</${p}Attribute>`;
