@@ -310,6 +310,7 @@ for (const [address, callback, registration, wreply] of [
 
     assert.equal(await subjectOf('Dora'), 'Dora');
     assert.equal(standIn.requests[0]?.get('wreply'), server.issuer + wreply);
+    assert.equal((await fetch(`${server.issuer}/`)).status, 200, 'the home page, for whoever opens it');
     assert.deepEqual(await names(), ['Alice', 'Dora']);
     assert.equal(await subjectOf('Dora'), 'Dora', 'the same account');
     assert.equal(await subjectOf('dORA', '2.0'), 'Dora', 'in the spelling of the account');
