@@ -53,6 +53,8 @@ interface SignIn {
   readonly wctx: string | undefined;
   /** The oldest sign-in that is good enough, in seconds since the epoch. */
   readonly notBefore: number;
+  /** The way of signing in that is asked for (wauth); any other does where this one is not there. */
+  readonly method: WsFedSession['method'] | undefined;
 }
 
 /** An account that has given its right password and must change it now, and the proof of that password. */
@@ -65,6 +67,14 @@ interface Pending {
 
 /** How long somebody may think about a new password. */
 const changeSeconds = 900;
+
+/** What relying parties ask for in wauth, by the names that they know from AD FS and from SAML. */
+const methods: ReadonlyMap<string, WsFedSession['method']> = new Map([
+  ['urn:federation:authentication:windows', 'windows'],
+  ['urn:oasis:names:tc:SAML:1.0:am:password', 'password'],
+  ['urn:oasis:names:tc:SAML:2.0:ac:classes:Password', 'password'],
+  ['urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport', 'password'],
+]);
 
 /** Longer ones are cut on their way by browsers and proxies. */
 const longestContext = 4096;
@@ -159,13 +169,17 @@ export function createWsFed(needs: Needs): Middleware {
     const minutes = wfresh === undefined ? undefined : Number(wfresh);
     const notBefore =
       minutes === undefined ? 0 : minutes === 0 ? Number.POSITIVE_INFINITY : now() - minutes * 60;
-    return { party, replyUrl, wctx, notBefore };
+    const method = methods.get(singleOf(ctx, 'wauth') ?? '');
+    return { party, replyUrl, wctx, notBefore, method };
   }
 
   /** By the session where it is good enough, else in one of the ways; `any` is for us to choose. */
   async function signIn(ctx: Context, request: SignIn, way: 'any' | 'form' | 'windows'): Promise<void> {
     const session = await sessions.find(ctx);
-    if (session !== undefined && session.authenticatedAt >= request.notBefore) {
+    const isPossible = windows?.isFor(ctx) === true;
+    const isWay = request.method === (session?.method ?? 'password');
+    const isGood = isWay || request.method === undefined || (request.method === 'windows' && !isPossible);
+    if (session !== undefined && isGood && session.authenticatedAt >= request.notBefore) {
       const account = await accounts.find(session.accountId);
       const isAsBefore = account?.stamp === session.stamp && !account.disabled;
       if (account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId)) {
@@ -174,7 +188,7 @@ export function createWsFed(needs: Needs): Middleware {
       }
       await sessions.end(ctx);
     }
-    const isByWindows = way !== 'form' && windows?.isFor(ctx) === true;
+    const isByWindows = isPossible && way !== 'form' && request.method !== 'password';
     if (!isByWindows) showLogin(ctx, request, { userName: '' });
     else if (way === 'windows')
       await takeStep(ctx, request, await windows.begin(ctx, sessions.formSubject(ctx)));
@@ -437,7 +451,10 @@ export function createWsFed(needs: Needs): Middleware {
       userName: userName.slice(0, 256),
       error,
       problem: windowsProblem && texts.login.windowsProblems[windowsProblem],
-      windowsUrl: windows?.isFor(ctx) === true ? `${base}/WinLogin${ctx.search}` : undefined,
+      windowsUrl:
+        windows?.isFor(ctx) === true && request.method !== 'password'
+          ? `${base}/WinLogin${ctx.search}`
+          : undefined,
     });
   }
 }

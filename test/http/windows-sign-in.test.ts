@@ -264,6 +264,32 @@ test('a new sign-in that is asked for is not given without the user: the page of
   assert.equal(subjectOf(await browser.request(new URL(link, server.url), { headers })), 'alice');
 });
 
+test('wauth asks for a way, and a sign-in of the other is not taken', async (t) => {
+  const server = await start(t, { Header: header });
+  const headers = { 'x-remote-user': 'EXAMPLE\\carol', 'x-remote-secret': secret };
+  const password = { wauth: 'urn:oasis:names:tc:SAML:1.0:am:password' };
+  const windows = { wauth: 'urn:federation:authentication:windows' };
+  const browser = createBrowser();
+  await browser.request(url(server, '/WinLogin'), { headers });
+  const asked = await browser.open(url(server, '', password));
+  assert.equal(asked.status, 200);
+  assert.match(asked.body, /name="password"/);
+  assert.doesNotMatch(asked.body, /Sign in with Windows/);
+  assert.match((await browser.open(url(server, '', windows))).body, /name="wresult"/);
+  const answer = await browser.submit(asked, { username: 'alice', password: 'Pass-word-1' });
+  assert.equal(subjectOf(answer), 'alice');
+  assert.equal((await browser.request(url(server, '', windows))).status, 302, 'to WinLogin');
+
+  const without = await start(t, { Header: header }, { server: { EnableWindowsLogin: false } });
+  const other = createBrowser();
+  const page = await other.open(url(without, '', windows));
+  assert.match(
+    (await other.submit(page, { username: 'alice', password: 'Pass-word-1' })).body,
+    /name="wresult"/,
+  );
+  assert.match((await other.open(url(without, '', windows))).body, /name="wresult"/);
+});
+
 test('switched off, there is no Windows sign-in, whatever WindowsLogin says', async (t) => {
   const server = await start(t, { Header: header }, { server: { EnableWindowsLogin: false } });
   const page = await createBrowser().open(url(server));
