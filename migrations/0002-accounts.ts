@@ -8,7 +8,7 @@ import type { Knex } from 'knex';
  * to case by default, and knex drops `.collate()` there without a word, so the type carries a binary collation.
  */
 export async function up(knex: Knex): Promise<void> {
-  const isSqlServer = knex.client.config.client === 'mssql';
+  const isSqlServer = knex.client.dialect === 'mssql';
   const nameType = isSqlServer ? 'nvarchar(255) collate Latin1_General_BIN2' : 'varchar(255)';
 
   await knex.schema.createTable('OidcUser', (table) => {

@@ -8,7 +8,7 @@ import type { Knex } from 'knex';
  * by byte; they stand beside it for whoever reads the table.
  */
 export async function up(knex: Knex): Promise<void> {
-  const isSqlServer = knex.client.config.client === 'mssql';
+  const isSqlServer = knex.client.dialect === 'mssql';
   const hashType = isSqlServer ? 'char(43) collate Latin1_General_BIN2' : 'char(43)';
   const nameType = isSqlServer ? 'nvarchar(255) collate Latin1_General_BIN2' : 'varchar(255)';
 

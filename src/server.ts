@@ -56,7 +56,7 @@ import { createUpstreamSignOut } from './provider/upstream-session.ts';
 import { basePathOf } from './registry/client-metadata.ts';
 import { createRegistry } from './registry/registry.ts';
 import { startCleanup } from './store/cleanup.ts';
-import { openDatabase } from './store/database.ts';
+import { openDatabase, toDatabaseTarget } from './store/database.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
 import { createWsFed } from './wsfed/app.ts';
@@ -100,7 +100,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
 
   await using starting = new AsyncDisposableStack();
-  const db = starting.use(await openDatabase({ client: 'sqlite', file: settings.Database.File, log, now }));
+  const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now }));
   await db.migrate();
   const accounts = createAccounts({ db: db.knex, now });
   await accounts.seed(configuration.demoAccounts);

@@ -11,7 +11,8 @@ import type { Knex } from 'knex';
 import type { Configuration } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { isUniqueViolation, type Row, toNumber } from '../store/database.ts';
+import { type Row, toNumber } from '../store/database.ts';
+import { isUniqueViolation } from '../store/failures.ts';
 import { hashPassword, verifyPassword } from './passwords.ts';
 
 export type Claims = Readonly<Record<string, string | readonly string[]>>;

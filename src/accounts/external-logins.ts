@@ -9,7 +9,8 @@ import type { Knex } from 'knex';
 import type { Provider } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { isUniqueViolation, type Row } from '../store/database.ts';
+import type { Row } from '../store/database.ts';
+import { isUniqueViolation } from '../store/failures.ts';
 import type { Account, Accounts, NewAccount } from './accounts.ts';
 
 /** What is needed of whoever vouches for an identity: an identity provider, Windows, or a directory. */

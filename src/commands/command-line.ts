@@ -104,6 +104,8 @@ function createProgram(io: CommandIo): Command {
     .command('migrate')
     .description('bring the database up to date')
     .option('--plan', 'only print what is missing')
+    .option('--script', 'only write the statements, for whoever administers the database')
+    .option('--grant-to <login>', 'with --script: the login of the server (default: postern)')
     .action((options) => migrate(directory(), options, io));
   program
     .command('cleanup')

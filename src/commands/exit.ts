@@ -34,6 +34,7 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   ERR_CONFIG_INVALID: exitCodes.configuration,
   ERR_KEY_UNUSABLE: exitCodes.configuration,
   ERR_FOREIGN_TABLE: exitCodes.configuration,
+  ERR_SCHEMA_BEHIND: exitCodes.configuration,
   ERR_SCHEMA_NEWER: exitCodes.configuration,
   ERR_DATABASE_UNAVAILABLE: exitCodes.unavailable,
   ERR_LISTEN_FAILED: exitCodes.unavailable,

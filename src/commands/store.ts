@@ -2,9 +2,11 @@
 import { type Accounts, createAccounts } from '../accounts/accounts.ts';
 import { createExternalLogins, type ExternalLogins } from '../accounts/external-logins.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
+import { ServerError } from '../errors.ts';
 import { createLogger } from '../log.ts';
 import { deleteExpired } from '../store/cleanup.ts';
-import { type Database, openDatabase } from '../store/database.ts';
+import { type Database, openDatabase, toDatabaseTarget, writeMigrationScript } from '../store/database.ts';
+import { migrationNames } from '../store/migrate.ts';
 import { createTokens, type Tokens } from '../store/tokens.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
@@ -26,7 +28,7 @@ export interface Store extends AsyncDisposable {
 export async function openStore(directory: string, { env, now }: CommandIo): Promise<Store> {
   const configuration = await loadConfiguration(directory, { env });
   const log = createLogger({ level: 'silent', format: 'json' });
-  const db = await openDatabase({ client: 'sqlite', file: configuration.server.Database.File, log, now });
+  const db = await openDatabase({ ...toDatabaseTarget(configuration.server), log, now });
   const accounts = createAccounts({ db: db.knex, now });
   return {
     configuration,
@@ -57,8 +59,25 @@ export async function openMigratedStore(directory: string, io: CommandIo): Promi
   }
 }
 
-/** Brings the database up to date as a start of the server would, or with `plan` only says what is missing. */
-export async function migrate(directory: string, { plan }: { plan?: boolean }, io: CommandIo): Promise<void> {
+export interface MigrateOptions {
+  /** Only says what is missing. */
+  plan?: boolean;
+  /** Writes the statements instead of sending them. */
+  script?: boolean;
+  /** The login that the script gives its rights to. */
+  grantTo?: string;
+}
+
+/** Brings the database up to date as a start of the server would. */
+export async function migrate(
+  directory: string,
+  { grantTo, plan, script }: MigrateOptions,
+  io: CommandIo,
+): Promise<void> {
+  if (script) {
+    await writeScript(directory, grantTo, io);
+    return;
+  }
   await using store = await openStore(directory, io);
   if (plan) {
     const pending = await store.db.pendingMigrations();
@@ -73,6 +92,27 @@ export async function migrate(directory: string, { plan }: { plan?: boolean }, i
   // With the table come the demo accounts, here as at a start: whichever is first is the only one to add them.
   const added = await store.accounts.seed(store.configuration.demoAccounts);
   if (added.length > 0) io.stdout.write(`added the demo accounts ${added.join(', ')}\n`);
+}
+
+/** For what the database lacks; for all of it where the database cannot be reached yet. */
+async function writeScript(directory: string, grantTo: string | undefined, io: CommandIo): Promise<void> {
+  const { server } = await loadConfiguration(directory, { env: io.env });
+  const target = toDatabaseTarget(server);
+  if (target.client === 'sqlite') {
+    throw new CommandError(exitCodes.usage, 'SQLite has no administrator who would need a script', {
+      hint: 'run "postern migrate"',
+    });
+  }
+  const log = createLogger({ level: 'silent', format: 'json' });
+  let names: readonly string[] = migrationNames;
+  try {
+    await using db = await openDatabase({ ...target, log, now: io.now });
+    names = await db.pendingMigrations();
+  } catch (err) {
+    if (!(err instanceof ServerError) || err.code !== 'ERR_DATABASE_UNAVAILABLE') throw err;
+    io.stderr.write(`the database cannot be reached (${err.hint}): the script is for an empty one\n`);
+  }
+  io.stdout.write(await writeMigrationScript(target, { names, grantTo, now: io.now() }));
 }
 
 /** Deletes what has expired, as the server's own job does. */

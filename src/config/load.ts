@@ -50,7 +50,13 @@ export interface SecretHash {
 export type Server = DeepReadonly<
   Omit<
     ServerSettings,
-    '$schema' | 'CookieKeys' | 'OidcSigningCertificate' | 'WindowsLogin' | 'WsFed' | 'WsFedSigningCertificate'
+    | '$schema'
+    | 'CookieKeys'
+    | 'Database'
+    | 'OidcSigningCertificate'
+    | 'WindowsLogin'
+    | 'WsFed'
+    | 'WsFedSigningCertificate'
   > & {
     OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
     WsFed: { PublicUrl: string };
@@ -61,6 +67,7 @@ export type Server = DeepReadonly<
       NextCertificateFile?: string;
     };
     CookieKeys?: string[];
+    Database: Omit<ServerSettings['Database'], 'Connection'> & { Connection?: string };
     WindowsLogin?: Omit<NonNullable<ServerSettings['WindowsLogin']>, 'Header' | 'Ticket'> & {
       Header?: { Name: string; SecretName: string; Secrets: string[]; From: string[] };
       Ticket?: { HandlerUrl: string; Secrets: string[] };
@@ -512,7 +519,7 @@ function completeServer(
             report,
           ),
         }),
-    Database: { ...settings.Database, File: resolve(home, settings.Database.File) },
+    Database: completeDatabase(settings.Database, { existing, home, secrets }, report),
     DataFolder: resolve(home, settings.DataFolder),
     Branding: {
       ...settings.Branding,
@@ -524,6 +531,35 @@ function completeServer(
       ? undefined
       : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, existing, secrets, report) }),
     ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
+  };
+}
+
+function completeDatabase(
+  { CaFile, Connection, ...settings }: ServerSettings['Database'],
+  {
+    existing,
+    home,
+    secrets,
+  }: { existing: (file: string, path: string) => string; home: string; secrets: SecretSources },
+  report: Report,
+): Server['Database'] {
+  const isFile = settings.Client === 'sqlite';
+  if (!isFile && Connection === undefined) {
+    report({ path: 'Database.Connection', message: `is required for ${settings.Client}` });
+  }
+  if (isFile && Connection !== undefined) {
+    report({
+      path: 'Database.Connection',
+      message: 'is not for sqlite, which has a File',
+      hint: 'set Client',
+    });
+  }
+  const connection = Connection && resolveSecret(Connection, 'Database.Connection', secrets, report);
+  return {
+    ...settings,
+    File: resolve(home, settings.File),
+    ...(CaFile === undefined ? undefined : { CaFile: existing(CaFile, 'Database.CaFile') }),
+    ...(connection === undefined ? undefined : { Connection: connection }),
   };
 }
 

@@ -220,18 +220,32 @@ export const ServerSettings = z.strictObject({
     .strictObject({
       Client: z
         .enum(['sqlite', 'postgresql', 'sqlserver'])
-        .pipe(z.enum(['sqlite'], { error: ({ input }) => `${String(input)} is not supported yet` }))
         .default('sqlite')
-        .register(traits, { refused: 'postgresql and sqlserver are not supported yet.' })
         .meta({ description: 'The kind of database.' }),
       File: text()
         .default('data/postern.sqlite')
         .meta({ description: 'The SQLite file, relative to the folder that contains config/.' }),
+      Connection: SecretReference.optional().meta({
+        description:
+          'Where the connection string is: postgresql://user:password@host/database, or Server=…;Database=…;User Id=…;Password=… for SQL Server. Not for sqlite.',
+      }),
+      CaFile: text().optional().meta({
+        description:
+          'PEM file with the certificates of the authorities that the certificate of the database server may be from, in place of those that Node knows; relative to the folder that contains config/. Not for sqlite.',
+      }),
       Schema: text()
-        .refine(() => false, 'SQLite has no schemas')
-        .optional()
-        .register(traits, { refused: 'SQLite has no schemas.' })
-        .meta({ description: 'Database schema that holds the tables, on databases that have schemas.' }),
+        .regex(/^[A-Za-z_][A-Za-z0-9_]{0,62}$/, 'must consist of letters, digits and _')
+        .default('postern')
+        .meta({
+          description:
+            'Database schema that holds our tables and nothing else. Not for sqlite, which has none.',
+        }),
+      PoolSize: integer(1, 1000).default(10).meta({
+        description: 'Connections that each process may have at once. Not for sqlite, which has one.',
+      }),
+      Timeout: seconds(1, 300)
+        .default(5)
+        .meta({ description: 'How long connecting, and a statement, may take. Not for sqlite.' }),
     })
     .prefault({})
     .meta({ description: 'Where tokens and accounts are stored.' }),

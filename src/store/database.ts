@@ -1,14 +1,18 @@
 /**
- * The connection to the SQL database, its migrations, and statements that are compiled once.
+ * The connection to the SQL database, and statements that are compiled once.
  *
- * Where the dialects differ, it is here: the pool, the native form of a statement, how a violated key is
- * told, and that PostgreSQL and SQL Server hand bigint out as text.
+ * Where the dialects differ, it is in this folder: here the pool, the native form of a statement, the schema, and
+ * that PostgreSQL and SQL Server hand bigint out as text; in failures.ts how they fail; in a file for each the rest.
  */
+import { createHash } from 'node:crypto';
 import knexFactory, { type Knex } from 'knex';
-import { migrations } from '../../migrations/index.ts';
+import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { migrate, pendingMigrations, type ScriptOptions, writeScript } from './migrate.ts';
+import { PostgresqlClient, toPostgresqlConnection } from './postgresql.ts';
 import { NodeSqliteClient } from './sqlite.ts';
+import { SqlServerClient, toSqlServerConnection } from './sqlserver.ts';
 
 /** Runs one statement with its values by name. `rows` are those of a select; `count` those that were changed. */
 export type Statement<Name extends string> = (
@@ -30,13 +34,45 @@ export interface Database extends AsyncDisposable {
   migrate(): Promise<readonly string[]>;
 }
 
-export interface DatabaseOptions {
-  client: 'sqlite';
-  /** Absolute path, or `:memory:`. */
-  file: string;
+/** Which database, and where. */
+export type DatabaseTarget =
+  | {
+      readonly client: 'sqlite';
+      /** Absolute path, or `:memory:`. */
+      readonly file: string;
+    }
+  | {
+      readonly client: 'postgresql' | 'sqlserver';
+      /** A URL, or a connection string of ADO.NET. */
+      readonly connection: string;
+      /** The schema that holds our tables and nothing else. */
+      readonly schema: string;
+      /** Absolute path of the certificates that the server's may be from, beside those of the system. */
+      readonly caFile?: string | undefined;
+      /** Connections at once. */
+      readonly poolSize: number;
+      /** How long a connection, and a statement, may take. */
+      readonly timeoutMs: number;
+    };
+
+export type DatabaseOptions = DatabaseTarget & {
   log: Logger;
   /** Seconds since the epoch. */
   now: () => number;
+};
+
+/** The database that the settings name. */
+export function toDatabaseTarget({ Database }: Pick<Server, 'Database'>): DatabaseTarget {
+  const { CaFile, Client, Connection = '', File, PoolSize, Schema, Timeout } = Database;
+  if (Client === 'sqlite') return { client: Client, file: File };
+  return {
+    client: Client,
+    connection: Connection,
+    schema: Schema,
+    caFile: CaFile,
+    poolSize: PoolSize,
+    timeoutMs: Timeout * 1000,
+  };
 }
 
 /** The piece of knex's client that executes a compiled statement; knex does not type it. */
@@ -48,44 +84,112 @@ interface KnexClient {
   processResponse(answer: object, runner: object): unknown;
 }
 
+/** The tables that are ours. No column has the name of one. */
+const ownTables: ReadonlySet<string> = new Set(['OidcMigration', 'OidcToken', 'OidcUser', 'OidcUserLogin']);
+
+/**
+ * Every table of ours is named with its schema, in every statement: a database option of the login or of the
+ * connection would decide otherwise, and another product's table of the same name would be found.
+ */
+function qualify(schema: string): NonNullable<Knex.Config['wrapIdentifier']> {
+  return (value, wrap) => (ownTables.has(value) ? `${wrap(schema)}.${wrap(value)}` : wrap(value));
+}
+
+/** The configuration of knex for a database. */
+export async function toKnexConfig(target: DatabaseTarget): Promise<Knex.Config> {
+  // Else an error's message repeats the statement with its bindings, and the log with it: payloads, hashes.
+  const common = { compileSqlOnError: false };
+  if (target.client === 'sqlite') {
+    return {
+      ...common,
+      client: NodeSqliteClient as unknown as typeof Knex.Client,
+      connection: { filename: target.file },
+      useNullAsDefault: true,
+      // One connection: SQLite has one writer, and node:sqlite answers synchronously.
+      pool: { min: 1, max: 1 },
+    };
+  }
+  const { caFile, client, connection, poolSize, schema, timeoutMs } = target;
+  const config = {
+    ...common,
+    wrapIdentifier: qualify(schema),
+    statementTimeoutMs: timeoutMs,
+    pool: {
+      min: 0,
+      max: poolSize,
+      acquireTimeoutMillis: timeoutMs,
+      createTimeoutMillis: timeoutMs,
+      // A database that refuses connections is told of at once, and asked again with the next request.
+      propagateCreateError: true,
+    },
+  };
+  return client === 'postgresql'
+    ? {
+        ...config,
+        client: PostgresqlClient as unknown as typeof Knex.Client,
+        connection: toPostgresqlConnection(connection, { caFile, timeoutMs }),
+      }
+    : {
+        ...config,
+        client: SqlServerClient as unknown as typeof Knex.Client,
+        connection: await toSqlServerConnection(connection, { caFile, timeoutMs }),
+      };
+}
+
 /**
  * Opens the database. Nothing is read before the first statement.
  *
- * @throws {ServerError} ERR_DATABASE_UNAVAILABLE where the file cannot be opened
+ * @throws {ServerError} ERR_DATABASE_UNAVAILABLE where it cannot be opened; ERR_CONFIG_INVALID
  */
-export async function openDatabase({ client, file, log, now }: DatabaseOptions): Promise<Database> {
-  const knex = knexFactory({
-    client: NodeSqliteClient as unknown as typeof Knex.Client,
-    connection: { filename: file },
-    useNullAsDefault: true,
-    // Else an error's message repeats the statement with its bindings, and the log with it: payloads, hashes.
-    compileSqlOnError: false,
-    // One connection: SQLite has one writer, and node:sqlite answers synchronously.
-    pool: { min: 1, max: 1 },
-    log: { warn: (message: string) => log.warn({ client }, message) },
-  });
+export async function openDatabase(options: DatabaseOptions): Promise<Database> {
+  const { client, log, now } = options;
+  const config = await toKnexConfig(options);
+  const knex = knexFactory({ ...config, log: { warn: (message: string) => log.warn({ client }, message) } });
   try {
     await knex.raw('select 1');
   } catch (cause) {
     await knex.destroy();
-    throw new ServerError('ERR_DATABASE_UNAVAILABLE', `the database ${file} cannot be opened`, {
-      hint: 'check that the folder exists and that the account of the service may write to it',
-      cause,
-    });
+    const isFile = options.client === 'sqlite';
+    throw new ServerError(
+      'ERR_DATABASE_UNAVAILABLE',
+      isFile ? `the database ${options.file} cannot be opened` : `the ${client} database cannot be reached`,
+      {
+        hint: isFile
+          ? 'check that the folder exists and that the account of the service may write to it'
+          : `it said: ${messageOf(cause)}`,
+        cause,
+      },
+    );
   }
 
+  const schema = options.client === 'sqlite' ? undefined : options.schema;
   return {
     knex,
     prepare: (build) => prepareStatement(knex, build),
-    pendingMigrations: async () => {
-      const applied = await appliedMigrations(knex);
-      return [...migrations.keys()].filter((name) => !applied.has(name));
-    },
-    migrate: () => migrate({ knex, log, now }),
+    pendingMigrations: () => pendingMigrations({ knex, schema }),
+    migrate: () => migrate({ knex, log, now, schema }),
     async [Symbol.asyncDispose]() {
       await knex.destroy();
     },
   };
+}
+
+/** The statements of migrations for an administrator to run; see {@link writeScript}. Nothing is connected to. */
+export async function writeMigrationScript(
+  target: Exclude<DatabaseTarget, { client: 'sqlite' }>,
+  options: ScriptOptions,
+): Promise<string> {
+  const knex = knexFactory(await toKnexConfig(target));
+  try {
+    return await writeScript({ knex, schema: target.schema }, options);
+  } finally {
+    await knex.destroy();
+  }
+}
+
+function messageOf(err: unknown): string {
+  const { hint, message } = err as Partial<ServerError>;
+  return hint ?? message ?? String(err);
 }
 
 function prepareStatement<Name extends string>(
@@ -101,6 +205,8 @@ function prepareStatement<Name extends string>(
     return { binding, name: isValue ? (binding.slice(1) as Name) : undefined };
   });
   const client = knex.client as KnexClient;
+  // PostgreSQL plans a statement of this name once on each connection.
+  const options = { name: createHash('sha256').update(sql).digest('base64url').slice(0, 22) };
 
   return async function execute(values) {
     const connection = await client.acquireConnection();
@@ -109,6 +215,7 @@ function prepareStatement<Name extends string>(
         sql,
         method,
         returning,
+        options,
         bindings: names.map(({ binding, name }) => (name === undefined ? binding : values[name])),
       });
       return toResult(method, client.processResponse(answer, { client }));
@@ -125,99 +232,6 @@ function toResult(method: string, result: unknown): { rows: readonly Row[]; coun
   if ((method === 'update' || method === 'del') && typeof result === 'number')
     return { rows: [], count: result };
   throw new ServerError('ERR_INTERNAL', `the database driver answered a ${method} in an unknown form`);
-}
-
-const migrationTable = 'OidcMigration';
-
-async function appliedMigrations(knex: Knex): Promise<ReadonlySet<string>> {
-  if (!(await knex.schema.hasTable(migrationTable))) return new Set();
-  const rows = await knex(migrationTable).select('name');
-  return new Set(rows.map((row: { name: string }) => row.name));
-}
-
-/**
- * Applies the pending migrations, each in a transaction with its own record, so that a process killed in the
- * middle leaves nothing half made and no lock behind (knex's own runner leaves its lock row).
- *
- * @throws {ServerError} ERR_SCHEMA_NEWER, ERR_FOREIGN_TABLE
- */
-async function migrate({
-  knex,
-  log,
-  now,
-}: {
-  knex: Knex;
-  log: Logger;
-  now: () => number;
-}): Promise<string[]> {
-  const known = await appliedMigrations(knex);
-  const newer = [...known].filter((name) => !migrations.has(name));
-  if (newer.length > 0) {
-    throw new ServerError(
-      'ERR_SCHEMA_NEWER',
-      `the database was migrated by a newer Postern (${newer.join(', ')})`,
-      {
-        hint: 'start the version that migrated it, or restore the backup made before the upgrade',
-      },
-    );
-  }
-  const pending = [...migrations].filter(([name]) => !known.has(name));
-  if (pending.length === 0) return [];
-
-  for (const [name, { tables }] of pending) {
-    for (const table of tables) await refuseForeignTable(knex, name, table);
-  }
-  if (known.size === 0 && !(await knex.schema.hasTable(migrationTable))) {
-    await knex.schema
-      .createTable(migrationTable, (table) => {
-        table.string('name', 100).notNullable().primary();
-        table.bigInteger('appliedAt').notNullable();
-      })
-      .catch(async (err: unknown) => {
-        if (!(await knex.schema.hasTable(migrationTable))) throw err;
-      });
-  }
-
-  const applied: string[] = [];
-  for (const [name, migration] of pending) {
-    try {
-      await knex.transaction(async (transaction) => {
-        // The record comes first: of two nodes that start together one waits here and then sees the other's.
-        await transaction(migrationTable).insert({ name, appliedAt: now() });
-        await migration.up(transaction as unknown as Knex);
-      });
-      applied.push(name);
-      log.info({ migration: name }, 'migration applied');
-    } catch (err) {
-      if (!isUniqueViolation(err)) throw err;
-    }
-  }
-  return applied;
-}
-
-/** The database may be the old application's, with a table of our name: we never touch it. */
-async function refuseForeignTable(knex: Knex, migration: string, table: string): Promise<void> {
-  if (!(await knex.schema.hasTable(table))) return;
-  // Another node may have made it since we looked which migrations there are.
-  if ((await appliedMigrations(knex)).has(migration)) return;
-  const columns = Object.keys(await knex(table).columnInfo());
-  throw new ServerError(
-    'ERR_FOREIGN_TABLE',
-    `the database holds a table ${table} that Postern did not make (columns ${columns.join(', ')})`,
-    { hint: 'give Postern a database or a schema of its own; the table was left as it is' },
-  );
-}
-
-/** True where `err` says that a row with this key is there already, on each of the three databases. */
-export function isUniqueViolation(err: unknown): boolean {
-  const { code, errcode, number } = err as { code?: unknown; errcode?: unknown; number?: unknown };
-  return (
-    errcode === 1555 || // SQLITE_CONSTRAINT_PRIMARYKEY
-    errcode === 2067 || // SQLITE_CONSTRAINT_UNIQUE
-    code === '23505' || // PostgreSQL unique_violation
-    number === 2627 || // SQL Server: violation of a constraint
-    number === 2601 // SQL Server: duplicate key in a unique index
-  );
 }
 
 /** A bigint column as a number: drivers hand it out as number, text or bigint. Null stays null. */

@@ -5,8 +5,8 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { setTimeout as sleep } from 'node:timers/promises';
 import BetterSqlite3Client from 'knex/lib/dialects/better-sqlite3/index.js';
+import { runBounded } from './failures.ts';
 
 const busyTimeoutMs = 5_000;
 
@@ -62,20 +62,17 @@ export class NodeSqliteClient extends BetterSqlite3Client {
   }
 
   /**
-   * Waits for another process that writes, by turns and not inside SQLite: its own wait would hold up every
+   * Waits for another process that writes by turns and not inside SQLite, whose own wait would hold up every
    * request, those that need no database too.
    */
-  override async _query(connection: unknown, statement: object): Promise<object> {
-    const giveUpAt = performance.now() + busyTimeoutMs;
-    for (;;) {
-      try {
-        return await super._query(connection, statement);
-      } catch (err) {
-        const isBusy = ((err as { errcode?: number }).errcode ?? 0) % 256 === 5; // SQLITE_BUSY and its kinds
-        if (!isBusy || performance.now() > giveUpAt) throw err;
-        await sleep(5 + Math.random() * 20);
-      }
-    }
+  override _query(connection: unknown, statement: object): Promise<object> {
+    return runBounded(() => super._query(connection, statement), {
+      // A statement that finds the file busy has done nothing yet, in a transaction too.
+      isInTransaction: false,
+      timeoutMs: this.config.statementTimeoutMs ?? busyTimeoutMs,
+      // It answers synchronously: there is nothing to end.
+      kill() {},
+    });
   }
 
   override async acquireRawConnection(): Promise<SqliteConnection> {

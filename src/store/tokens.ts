@@ -6,7 +6,8 @@
  */
 import { createHash } from 'node:crypto';
 import type { Knex } from 'knex';
-import { type Database, isUniqueViolation, type Row, toNumber } from './database.ts';
+import { type Database, type Row, toNumber } from './database.ts';
+import { isUniqueViolation } from './failures.ts';
 
 /** What one row holds; `payload` is JSON without the value. */
 export interface TokenRow {

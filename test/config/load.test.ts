@@ -625,19 +625,19 @@ for (const [PublicUrl, problem] of publicUrlCases) {
 const serverCases: readonly { name: string; settings: object; expected: RegExp }[] = [
   { name: 'a server that mounts nothing', settings: { Mounts: [] }, expected: /Mounts: / },
   {
-    name: 'SQL Server',
+    name: 'SQL Server without a connection string',
     settings: { Database: { Client: 'sqlserver' } },
-    expected: /Database\.Client: sqlserver is not/,
+    expected: /Database\.Connection: is required for sqlserver/,
   },
   {
-    name: 'PostgreSQL',
-    settings: { Database: { Client: 'postgresql' } },
-    expected: /Database\.Client: postgresql is not/,
+    name: 'a connection string for SQLite',
+    settings: { Database: { Connection: { plain: 'postgresql://u:p@localhost/x' } } },
+    expected: /Database\.Connection: is not for sqlite/,
   },
   {
-    name: 'a schema in SQLite',
-    settings: { Database: { Schema: 'x' } },
-    expected: /Database\.Schema: SQLite has no/,
+    name: 'a schema that is no plain name',
+    settings: { Database: { Schema: 'x]; drop' } },
+    expected: /Database\.Schema: must consist of letters/,
   },
   {
     name: 'Windows login without its way',
