@@ -65,10 +65,23 @@ export class ServerError extends Error {
     this.hint = hint;
   }
 
+  /** Under the name that the engine reads. */
+  get statusCode(): number {
+    return this.status;
+  }
+
   /** True where the message may be shown to whoever sent the request. */
   get expose(): boolean {
     return this.status < 500;
   }
+}
+
+/** What callers are told to wait, in seconds, where a database does not answer. */
+export const retryAfterSeconds = 5;
+
+/** True where the database is what failed: the same request succeeds when it is back. */
+export function isDatabaseUnavailable(err: unknown): boolean {
+  return err instanceof ServerError && err.code === 'ERR_DATABASE_UNAVAILABLE';
 }
 
 /** Everything that is wrong with the config files, collected; the process exits with 78 (sysexits EX_CONFIG). */

@@ -6,9 +6,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { isIP } from 'node:net';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
-import { ServerError } from '../errors.ts';
+import { isDatabaseUnavailable, retryAfterSeconds, ServerError } from '../errors.ts';
 import { parseHostPatterns } from '../federation/destinations.ts';
 import { errorPage } from '../pages/notices.ts';
+import { texts } from '../pages/texts.ts';
 
 /** What the middleware leaves in `ctx.state` for those after it. */
 export interface RequestState {
@@ -155,6 +156,7 @@ export function answerErrors(
           'request refused',
         );
       ctx.status = answer.status;
+      if (isDatabaseUnavailable(err)) ctx.set('Retry-After', String(retryAfterSeconds));
       // What is left of the body is not read; the connection ends with the answer.
       if (!ctx.req.complete) ctx.set('Connection', 'close');
       const isForProgram = programPaths.has(safePath(ctx).toLowerCase());
@@ -187,6 +189,15 @@ function toAnswer(err: unknown): Answer {
   if (err instanceof ServerError && err.expose) {
     const { status, code, message, hint } = err;
     return { status, error: status === 404 ? 'not_found' : 'invalid_request', code, message, hint };
+  }
+  if (isDatabaseUnavailable(err)) {
+    return {
+      status: 503,
+      error: 'temporarily_unavailable',
+      code: 'ERR_DATABASE_UNAVAILABLE',
+      message: texts.unavailable,
+      hint: undefined,
+    };
   }
   const { error, error_description: description, statusCode, expose } = err as Partial<OAuthError>;
   if (error !== undefined && statusCode !== undefined && expose === true) {

@@ -12,6 +12,7 @@ export const texts = {
   back: 'Go back',
   account: 'Account',
   signedInAs: 'Signed in as',
+  unavailable: 'This service cannot answer at the moment. Nothing is lost: try again in a few seconds.',
 
   login: {
     title: (clientName: string) => `Sign in to ${clientName}`,

@@ -5,6 +5,7 @@
 import type { EventEmitter } from 'node:events';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
+import { isDatabaseUnavailable, retryAfterSeconds } from '../errors.ts';
 import { hashValue } from '../store/tokens.ts';
 
 interface ProtocolError extends Error {
@@ -56,5 +57,13 @@ export function reportEvents(engine: Provider, { log }: Pick<ServerContext, 'log
       );
     });
   }
-  engine.on('server_error', (ctx, err) => log.error({ ...fieldsOf(ctx), err }, 'request failed'));
+  engine.on('server_error', (ctx, err) => {
+    log.error({ ...fieldsOf(ctx), err }, 'request failed');
+    if (!isDatabaseUnavailable(err)) return;
+    ctx.set('Retry-After', String(retryAfterSeconds));
+    // The engine has no such error of its own; pages are made from what it was.
+    if (typeof ctx.body === 'object' && ctx.body !== null) {
+      ctx.body = { error: 'temporarily_unavailable', error_description: 'the database does not answer' };
+    }
+  });
 }

@@ -8,8 +8,10 @@ import { decodeJwt, type JWTPayload } from 'jose';
 import type { Context as KoaContext, Middleware } from 'koa';
 import { type ErrorOut, errors, type KoaContextWithOIDC, type Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
+import { isDatabaseUnavailable } from '../errors.ts';
 import { errorPage, interactionExpiredPage } from '../pages/notices.ts';
 import { signedOutPage, signOutPage, staySignedInPage } from '../pages/sign-out.ts';
+import { texts } from '../pages/texts.ts';
 import { findWayBack } from '../registry/client-metadata.ts';
 import type { EndedSession, Farewells } from './farewell.ts';
 import { endSessionGrants } from './grants.ts';
@@ -233,6 +235,7 @@ export async function renderProviderError(
 
 /** What a person at a browser is told; the engine's words are for whoever integrates the client. */
 function explain({ error, error_description: description }: ErrorOut, err: Error): string {
+  if (isDatabaseUnavailable(err)) return texts.unavailable;
   if (error === 'server_error') return 'Something went wrong here. It has been logged.';
   if (err instanceof errors.InvalidClient) return 'The application that sent you here is not registered.';
   if (err instanceof errors.InvalidRedirectUri) {

@@ -2,7 +2,7 @@
  * What some tests need beyond npm. Where it is missing the test is skipped with a reason that says how to
  * provide it; test/run.ts lists these reasons, and fails on them under REQUIRE_ALL=1.
  */
-import { accessSync, constants, existsSync } from 'node:fs';
+import { accessSync, constants, existsSync, globSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import type { TestContext } from 'node:test';
 
@@ -39,8 +39,12 @@ export function requireChromium(t: TestContext): string {
 
 /** Path of a command, and the Debian package that has it. Without it the test ends here, skipped. */
 export function requireCommand(t: TestContext, name: string, debianPackage = name): string {
-  // Programs of servers are not on everybody's PATH.
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin'];
+  // Programs of servers are not on everybody's PATH; Debian keeps those of each PostgreSQL apart.
+  const directories = [
+    ...(process.env.PATH ?? '').split(delimiter),
+    '/usr/sbin',
+    ...globSync('/usr/lib/postgresql/*/bin').sort().reverse(),
+  ];
   return (
     directories
       .filter((directory) => directory !== '')

@@ -1,0 +1,112 @@
+/** What becomes of requests while the database is paused, stopped or slow, and after it is back. */
+import assert from 'node:assert/strict';
+import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { startPostgres } from '../support/postgres-server.ts';
+import { authorize, basic, mvc, post } from '../support/sign-in.ts';
+import { startTestServer, type TestServer } from '../support/start-server.ts';
+
+async function start(t: TestContext) {
+  const postgres = await startPostgres(t);
+  const server = await startTestServer(t, {
+    server: {
+      Database: {
+        Client: 'postgresql',
+        Connection: { plain: postgres.connection },
+        Timeout: 1,
+        PoolSize: 4,
+      },
+    },
+  });
+  return { postgres, server };
+}
+
+const token = ({ issuer }: TestServer) =>
+  post(
+    `${issuer}/connect/token`,
+    { grant_type: 'client_credentials', scope: 'intelligence_web_api' },
+    basic('batch-ref', 'batch-ref-secret'),
+  );
+
+async function untilAnswered(call: () => Promise<{ status: number }>): Promise<void> {
+  for (let attempt = 0; attempt < 50; attempt += 1) {
+    if ((await call()).status === 200) return;
+    await sleep(100);
+  }
+  assert.fail('it does not recover');
+}
+
+test('a database that is gone answers 503 with Retry-After at once, and is used again when it is back', async (t) => {
+  const { postgres, server } = await start(t);
+  const kept = await token(server);
+  assert.equal(kept.status, 200);
+  const before = kept.body.access_token;
+  const attempt = await authorize({ issuer: server.issuer, ...mvc });
+  postgres.stop();
+
+  const startedAt = performance.now();
+  const answers = await Promise.all(Array.from({ length: 20 }, () => token(server)));
+  assert.ok(performance.now() - startedAt < 5000);
+  for (const answer of answers) {
+    assert.equal(answer.status, 503);
+    assert.equal(answer.headers.get('retry-after'), '5');
+    assert.equal(answer.body.error, 'temporarily_unavailable');
+  }
+  for (const path of ['/.well-known/openid-configuration', '/.well-known/jwks'])
+    assert.equal((await fetch(server.issuer + path)).status, 200, path);
+  const page = await attempt.browser.submit(attempt.page, { username: 'alice', password: 'Pass-word-1' });
+  assert.equal(page.status, 503);
+  assert.match(page.body, /cannot answer at the moment/);
+  assert.doesNotMatch(page.body, /ECONN|127\.0\.0\.1/);
+  const anew = await attempt.browser.request(
+    `${server.issuer}/connect/authorize?${new URLSearchParams({
+      client_id: mvc.clientId,
+      redirect_uri: mvc.redirectUri,
+      response_type: 'code',
+      scope: 'openid',
+    })}`,
+  );
+  assert.equal(anew.status, 503);
+  assert.equal(anew.headers.get('retry-after'), '5');
+
+  postgres.start();
+  await untilAnswered(() => token(server));
+  const introspected = await post(
+    `${server.issuer}/connect/introspect`,
+    { token: before },
+    basic('intelligence_web_api', 'web-api-secret'),
+  );
+  assert.equal((introspected.body as { active?: boolean }).active, true, 'nothing was lost');
+  // The page of before still signs in.
+  const back = await attempt.signIn();
+  assert.ok((await attempt.redeem(back)).body.access_token);
+});
+
+test('a database that is paused holds nobody longer than its Timeout, and is used again afterwards', async (t) => {
+  const { postgres, server } = await start(t);
+  assert.equal((await token(server)).status, 200);
+  postgres.pause();
+  const startedAt = performance.now();
+  const answers = await Promise.all(Array.from({ length: 12 }, () => token(server)));
+  const waited = performance.now() - startedAt;
+  assert.deepEqual([...new Set(answers.map(({ status }) => status))], [503]);
+  assert.ok(waited < 6000, `${waited} ms`);
+  assert.equal((await fetch(`${server.issuer}/.well-known/jwks`)).status, 200);
+  postgres.resume();
+  await untilAnswered(() => token(server));
+});
+
+test('a server whose database is not there yet does not start, and says why', async (t) => {
+  const postgres = await startPostgres(t);
+  postgres.stop();
+  await assert.rejects(
+    startTestServer(t, {
+      server: { Database: { Client: 'postgresql', Connection: { plain: postgres.connection }, Timeout: 1 } },
+    }),
+    (err: { code: string; message: string; hint: string }) => {
+      assert.equal(err.code, 'ERR_DATABASE_UNAVAILABLE');
+      assert.match(`${err.message} ${err.hint}`, /postgresql database cannot be reached.*ECONNREFUSED/);
+      return true;
+    },
+  );
+});
