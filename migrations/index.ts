@@ -7,6 +7,7 @@ import * as tokens from './0001-tokens.ts';
 import * as accounts from './0002-accounts.ts';
 import * as lastUse from './0003-last-use.ts';
 import * as externalLogins from './0004-external-logins.ts';
+import * as directoryChecks from './0005-directory-checks.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -19,4 +20,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0002-accounts', { up: accounts.up, tables: ['OidcUser'] }],
   ['0003-last-use', { up: lastUse.up, tables: [] }],
   ['0004-external-logins', { up: externalLogins.up, tables: ['OidcUserLogin'] }],
+  ['0005-directory-checks', { up: directoryChecks.up, tables: [] }],
 ]);

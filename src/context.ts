@@ -1,6 +1,8 @@
 /** The typed bag that features draw from; `server.ts` fills it once. Types only. */
 import type { Accounts } from './accounts/accounts.ts';
+import type { Credentials } from './accounts/credentials.ts';
 import type { ExternalLogins } from './accounts/external-logins.ts';
+import type { Standing } from './accounts/standing.ts';
 import type { IdentityProviders } from './federation/identity-providers.ts';
 import type { SigningKeys } from './keys/keys.ts';
 import type { Logger } from './log.ts';
@@ -17,6 +19,8 @@ export interface ServerContext {
   readonly tokens: Tokens;
   readonly accounts: Accounts;
   readonly externalLogins: ExternalLogins;
+  readonly credentials: Credentials;
+  readonly standing: Standing;
   readonly identityProviders: IdentityProviders;
   readonly registry: Registry;
   readonly keys: SigningKeys;

@@ -10,14 +10,18 @@ import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
 import compose from 'koa-compose';
 import { createAccounts } from './accounts/accounts.ts';
+import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
+import { createStanding } from './accounts/standing.ts';
 import { type Configuration, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
+import { createDirectory } from './directory/directory.ts';
 import { ConfigurationError } from './errors.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
 import { createOutgoing } from './federation/outgoing.ts';
+import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
 import { openListener } from './http/listener.ts';
@@ -127,13 +131,37 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       allowedHosts: settings.OutgoingAllowedHosts,
     }),
   );
+  const tokens = createTokens({ db, now });
+  const externalLogins = createExternalLogins({ accounts, db: db.knex, now });
+  const { Directory, PasswordVerifier } = settings;
+  const directory = Directory && createDirectory(Directory, { log, now });
+  const verifier = PasswordVerifier && createPasswordVerifier(PasswordVerifier, { log, outgoing });
+  const standing = createStanding({
+    accounts,
+    externalLogins,
+    tokens,
+    log,
+    now,
+    source: directory,
+    maxAgeSeconds: Directory?.DirectoryDown === 'Allow' ? Directory.DirectoryDownMaxAge : 0,
+  });
   const context: ServerContext = {
     log,
     now,
     db,
-    tokens: createTokens({ db, now }),
+    tokens,
     accounts,
-    externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
+    externalLogins,
+    credentials: createCredentials({
+      accounts,
+      externalLogins,
+      log,
+      sources: [directory, verifier].filter((source) => source !== undefined),
+      isReserved: registry.isClientAccount,
+      isProvider: (name) => registry.configuration.providers.get(name)?.Enabled === true,
+      onAccepted: standing.noteSignIn,
+    }),
+    standing,
     identityProviders: createIdentityProviders({
       log,
       outgoing,

@@ -21,7 +21,7 @@ const layers: readonly (readonly string[])[] = [
   ['src/http'],
   ['src/pages'],
   ['src/context'],
-  ['src/registry', 'src/accounts', 'src/federation', 'src/keys', 'src/store/token-adapter'],
+  ['src/registry', 'src/accounts', 'src/directory', 'src/federation', 'src/keys', 'src/store/token-adapter'],
   ['src/store'],
   ['migrations'],
   ['src/config'],

@@ -29,6 +29,8 @@ export interface Account {
   readonly windowsName?: string;
   readonly disabled: boolean;
   readonly mustChangePassword: boolean;
+  /** Whether it has a password of its own here. */
+  readonly hasPassword: boolean;
   /** Another one as soon as the password is set, or the account is disabled, enabled or removed. */
   readonly stamp: string;
 }
@@ -57,6 +59,14 @@ export type CredentialsResult =
       readonly proof: string;
     }
   | { readonly kind: 'refused'; readonly reason: 'disabled' | 'no-password' | 'password' | 'unknown' };
+
+/** What an account has from where its identity comes from. */
+export interface AccountFacts {
+  readonly displayName?: string | undefined;
+  readonly email?: string | undefined;
+  /** Undefined where nothing is said of roles. */
+  readonly roles?: readonly string[] | undefined;
+}
 
 type DemoAccount = Configuration['demoAccounts'][number];
 
@@ -105,6 +115,12 @@ export interface Accounts {
       instead?: string;
     },
   ): Promise<Account>;
+
+  /**
+   * Has the account say what its source says now, and returns it. The facts are those of {@link toUsableFacts}.
+   * One statement, and none where nothing differs; the stamp stays.
+   */
+  follow(account: Account, facts: AccountFacts): Promise<Account>;
 
   /**
    * Disables or enables the account and returns it. Its grants and sessions are for the caller to end.
@@ -220,7 +236,7 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
       updatedAt: at,
       removedAt: null,
     };
-    return { account: { ...parsed, stamp: stampOf(row) }, row };
+    return { account: { ...parsed, hasPassword: password !== undefined, stamp: stampOf(row) }, row };
   }
 
   const accounts: Accounts = {
@@ -281,6 +297,29 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
       const condition = instead === undefined ? {} : await stillHolds(name, instead);
       const values = { passwordHash, mustChangePassword: mustChange };
       return toAccount({ ...(await change(name, values, condition)), ...values });
+    },
+
+    async follow(account, { displayName, email, roles = account.roles }) {
+      const isSame =
+        displayName === account.displayName &&
+        email === account.email &&
+        JSON.stringify(roles) === JSON.stringify(account.roles);
+      if (isSame) return account;
+      await db(table)
+        .where({ normalizedName: account.name.toLowerCase(), removedAt: null })
+        .update({
+          displayName: displayName ?? null,
+          email: email ?? null,
+          roles: JSON.stringify(roles),
+          updatedAt: now(),
+        });
+      const { displayName: _before, email: _old, ...rest } = account;
+      return {
+        ...rest,
+        ...(displayName === undefined ? undefined : { displayName }),
+        ...(email === undefined ? undefined : { email }),
+        roles,
+      };
     },
 
     async setDisabled(name, disabled) {
@@ -402,7 +441,7 @@ function toNewAccount(demo: DemoAccount): NewAccount {
 }
 
 /** Checks what is given of a new account; the result is what {@link Accounts.find} will return. */
-function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'stamp'> {
+function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'hasPassword' | 'stamp'> {
   const {
     name,
     displayName,
@@ -435,7 +474,7 @@ function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'stamp
       refuse(what, `${value.slice(0, 20)}…`, `is longer than ${longest} characters`);
     if (isUnprintable(value)) refuse(what, value, 'holds a control character');
   }
-  if (email !== undefined && !/^[^\s@]+@[^\s@]+$/.test(email)) refuse('the e-mail address', email, 'is none');
+  if (email !== undefined && !isEmailAddress(email)) refuse('the e-mail address', email, 'is none');
   for (const role of roles)
     if (role === '' || isUnprintable(role)) refuse('the role', role, 'is empty or unprintable');
   for (const [claim, value] of Object.entries(claims)) {
@@ -456,6 +495,24 @@ function parseAccount(given: Omit<NewAccount, 'password'>): Omit<Account, 'stamp
     disabled,
     mustChangePassword,
   };
+}
+
+/** What of the facts an account can have, the roles in their order and once each. Pure. */
+export function toUsableFacts({ displayName, email, roles }: AccountFacts): AccountFacts {
+  const usable = (text: string | undefined, longest: number) => {
+    const trimmed = text?.trim() ?? '';
+    return trimmed === '' || trimmed.length > longest || isUnprintable(trimmed) ? undefined : trimmed;
+  };
+  const address = usable(email, maximumLength.email);
+  return {
+    displayName: usable(displayName, maximumLength.displayName),
+    email: address !== undefined && isEmailAddress(address) ? address : undefined,
+    roles: roles && [...new Set(roles)].filter((role) => role !== '' && !isUnprintable(role)).sort(),
+  };
+}
+
+function isEmailAddress(text: string): boolean {
+  return /^[^\s@]+@[^\s@]+$/.test(text);
 }
 
 /** True where the text holds what XML 1.0 cannot: control characters, but for line breaks and tabs, or half a character. */
@@ -532,6 +589,7 @@ function toAccount(row: Row): Account {
     // 0 and 1 on SQLite.
     disabled: Boolean(row.disabled),
     mustChangePassword: Boolean(row.mustChangePassword),
+    hasPassword: typeof row.passwordHash === 'string',
     stamp: stampOf(row),
   };
 }

@@ -9,7 +9,7 @@ import type { Knex } from 'knex';
 import type { Provider } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import type { Row } from '../store/database.ts';
+import { type Row, toNumber } from '../store/database.ts';
 import { isUniqueViolation } from '../store/failures.ts';
 import type { Account, Accounts, NewAccount } from './accounts.ts';
 
@@ -32,8 +32,8 @@ export interface ExternalIdentity {
   readonly claims: ReadonlyMap<string, readonly string[]>;
 }
 
-/** One that is linked. */
-type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: string };
+/** What a link is of. */
+export type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: string };
 
 function isLinkable(identity: ExternalIdentity): identity is ExternalIdentity & Linkable {
   return identity.subject !== undefined;
@@ -56,6 +56,14 @@ export type ExternalResult =
   | { readonly kind: 'accepted'; readonly account: Account; readonly isNew: boolean }
   | { readonly kind: 'refused'; readonly reason: ExternalRefusal };
 
+/** Whom an account is linked to. */
+export interface AccountLink {
+  readonly issuer: string;
+  readonly subject: string;
+  /** When its source was last asked and said that all is well, or the link was made. Seconds since the epoch. */
+  readonly checkedAt: number;
+}
+
 export interface ExternalLogins {
   /** The account of an identity that has been verified, linked from now on. Two statements once it is. */
   resolve(
@@ -70,6 +78,10 @@ export interface ExternalLogins {
   ): Promise<ExternalResult>;
   /** The name, in lower case, of the account that an identity is linked to. */
   findLinked(identity: Linkable): Promise<string | undefined>;
+  /** Whom an account is linked to that has no password of its own. One statement. */
+  findLinks(accountName: string): Promise<readonly AccountLink[]>;
+  /** Notes that the source has just said that all is well with an identity. One statement. */
+  noteChecked(identity: Linkable): Promise<void>;
   /** Forgets whom an account is linked to, so that the name decides again; counts the links. */
   unlink(accountName: string): Promise<number>;
 }
@@ -156,6 +168,24 @@ export function createExternalLogins({
   return {
     async findLinked(identity) {
       return (await findLink(identity))?.normalizedName;
+    },
+
+    async findLinks(accountName) {
+      const rows = await db<Row>(`${table} as login`)
+        .select('login.issuer', 'login.subject', 'login.checkedAt', 'login.createdAt')
+        .innerJoin('OidcUser as user', 'user.normalizedName', 'login.normalizedName')
+        .where({ 'login.normalizedName': accountName.toLowerCase(), 'user.passwordHash': null });
+      return rows.map(({ issuer, subject, checkedAt, createdAt }) => ({
+        issuer: String(issuer),
+        subject: String(subject),
+        checkedAt: toNumber(checkedAt) ?? toNumber(createdAt) ?? 0,
+      }));
+    },
+
+    async noteChecked({ issuer, subject }) {
+      await db(table)
+        .where({ id: linkId(issuer, subject) })
+        .update({ checkedAt: now() });
     },
 
     unlink: (accountName) => db(table).where({ normalizedName: accountName.toLowerCase() }).delete(),

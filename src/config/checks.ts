@@ -1,4 +1,5 @@
 /** What must hold across properties and files, beyond what the schemas say. Pure; all findings are returned. */
+import { FilterParser } from 'ldapts';
 import type { Provider } from './load.ts';
 import type { Finding } from './read.ts';
 import { suggest } from './read.ts';
@@ -11,6 +12,7 @@ import {
   offlineAccess,
   protocolClaims,
   type ResourceRegistration,
+  type ServerSettings,
 } from './schema.ts';
 
 /** The name of no identity provider: the login page. */
@@ -429,6 +431,51 @@ export function findProviderDeviations(provider: Provider): Finding[] {
           hint: 'set UsePkce to true once it understands PKCE',
         },
       ];
+}
+
+/** The names under which accounts are linked to where their passwords are verified: no identity provider's. */
+export const passwordSources: readonly string[] = ['directory', 'password-verifier'];
+
+/** Everything that is wrong with the directory of `server.json`, but for its secrets and files. */
+export function checkDirectory(
+  {
+    Urls,
+    StartTls,
+    UserFilter,
+  }: Pick<NonNullable<ServerSettings['Directory']>, 'StartTls' | 'Urls' | 'UserFilter'>,
+  { isDevelopment }: { isDevelopment: boolean },
+): Finding[] {
+  const findings: Finding[] = [];
+  for (const [index, address] of Urls.entries()) {
+    const path = `Directory.Urls[${index}]`;
+    const url = URL.parse(address);
+    if (url?.protocol === 'ldaps:' && StartTls) {
+      findings.push({
+        path,
+        message: 'is encrypted from its first byte, so that StartTls cannot be used',
+        hint: 'write ldap://, or set StartTls to false',
+      });
+    }
+    // The parser knows nothing of the scheme and leaves the host as it is written.
+    const isHere = isDevelopment && isLoopback({ hostname: url?.hostname.toLowerCase() ?? '' });
+    if (url?.protocol === 'ldap:' && !StartTls && !isHere) {
+      findings.push({
+        path,
+        message: 'would send passwords in clear',
+        hint: 'write ldaps://, or set StartTls to true',
+      });
+    }
+  }
+  if (UserFilter !== undefined) {
+    try {
+      FilterParser.parseString(UserFilter.replaceAll('{name}', 'x'));
+    } catch (err) {
+      // The parser repeats the whole filter behind its reason.
+      const [reason] = (err as Error).message.split(':');
+      findings.push({ path: 'Directory.UserFilter', message: `is no LDAP filter (${reason})` });
+    }
+  }
+  return findings;
 }
 
 /** Why a file name, without .json, cannot be used on every system; undefined if it can. */

@@ -11,12 +11,14 @@ import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
 import {
   checkClient,
+  checkDirectory,
   checkProvider,
   checkResource,
   findDeviations,
   findFileNameProblem,
   findProviderDeviations,
   localLogin,
+  passwordSources,
   requiresPkce,
   scopeNames,
 } from './checks.ts';
@@ -53,11 +55,19 @@ export type Server = DeepReadonly<
     | '$schema'
     | 'CookieKeys'
     | 'Database'
+    | 'Directory'
     | 'OidcSigningCertificate'
+    | 'PasswordVerifier'
     | 'WindowsLogin'
     | 'WsFed'
     | 'WsFedSigningCertificate'
   > & {
+    Directory?: Omit<NonNullable<ServerSettings['Directory']>, 'BindPassword' | 'CaFile'> & {
+      BindPassword: string;
+      /** PEM. */
+      CaCertificates?: string;
+    };
+    PasswordVerifier?: Omit<NonNullable<ServerSettings['PasswordVerifier']>, 'Secret'> & { Secret: string };
     OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
     WsFed: { PublicUrl: string };
     WsFedSigningCertificate?: {
@@ -275,6 +285,14 @@ export async function loadConfiguration(
         hint: 'rename the file',
       });
     }
+    if (passwordSources.includes(name.toLowerCase())) {
+      issues.push({
+        file,
+        path: '',
+        message: `${name} is the name of a source of passwords`,
+        hint: 'rename the file',
+      });
+    }
     if (value === undefined) continue;
     const report = reporter(source, issues);
     const provider = completeProvider(name, value, server, secrets, report);
@@ -446,8 +464,16 @@ function completeServer(
 ): Server | undefined {
   if (source?.value === undefined) return undefined;
   const report = reporter(source, issues);
-  const { OidcSigningCertificate, CookieKeys, WindowsLogin, WsFed, WsFedSigningCertificate, ...settings } =
-    withoutSchema(source.value);
+  const {
+    OidcSigningCertificate,
+    CookieKeys,
+    Directory,
+    PasswordVerifier,
+    WindowsLogin,
+    WsFed,
+    WsFedSigningCertificate,
+    ...settings
+  } = withoutSchema(source.value);
   const { home, mode } = secrets;
 
   for (const [property, value] of Object.entries({
@@ -531,6 +557,33 @@ function completeServer(
       ? undefined
       : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, existing, secrets, report) }),
     ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
+    ...(Directory === undefined ? undefined : { Directory: completeDirectory(Directory, secrets, report) }),
+    ...(PasswordVerifier === undefined
+      ? undefined
+      : {
+          PasswordVerifier: {
+            ...PasswordVerifier,
+            Secret: resolveSecret(PasswordVerifier.Secret, 'PasswordVerifier.Secret', secrets, report) ?? '',
+          },
+        }),
+  };
+}
+
+function completeDirectory(
+  { BindPassword, CaFile, ...settings }: NonNullable<ServerSettings['Directory']>,
+  secrets: SecretSources,
+  report: Report,
+): NonNullable<Server['Directory']> {
+  for (const finding of checkDirectory(settings, secrets.mode)) report(finding);
+  const certificates =
+    CaFile === undefined ? undefined : resolveSecret({ file: CaFile }, 'Directory.CaFile', secrets, report);
+  if (certificates !== undefined && !holdsCertificate(certificates)) {
+    report({ path: 'Directory.CaFile', message: 'holds no certificate in PEM' });
+  }
+  return {
+    ...settings,
+    BindPassword: resolveSecret(BindPassword, 'Directory.BindPassword', secrets, report) ?? '',
+    ...(certificates === undefined ? undefined : { CaCertificates: certificates }),
   };
 }
 
@@ -696,6 +749,14 @@ function completeRelyingParty(
     }),
     ...(certificate === undefined ? undefined : { EncryptionCertificate: certificate }),
   };
+}
+
+function holdsCertificate(pem: string): boolean {
+  try {
+    return new X509Certificate(pem).subject !== '';
+  } catch {
+    return false;
+  }
 }
 
 function isCertificate(pem: string): boolean {

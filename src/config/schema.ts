@@ -388,6 +388,104 @@ export const ServerSettings = z.strictObject({
     description:
       'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',
   }),
+  Directory: z
+    .strictObject({
+      Kind: z.enum(['ActiveDirectory', 'OpenLdap']).meta({
+        description: 'What the directory is: Active Directory, or OpenLDAP and what behaves like it.',
+      }),
+      Urls: list(text().superRefine(checkDirectoryUrl))
+        .refine((urls) => urls.length > 0, 'must contain at least one address')
+        .meta({
+          description:
+            'Its hosts, as ldaps://dc1.example.com or, with StartTls, ldap://dc1.example.com. The next one is asked where one does not answer.',
+        }),
+      StartTls: boolean().default(false).meta({
+        description:
+          'Whether connections to ldap:// are encrypted by StartTLS before anything else is said. Without it ldap:// is for Development on this machine.',
+      }),
+      CaFile: text().optional().meta({
+        description:
+          "PEM file with the certificates that those of the hosts must come from, relative to the folder that contains config/. Without it, the operating system's and Node's own.",
+      }),
+      BindDn: directoryName().meta({
+        description: 'The account that searches: its distinguished name.',
+        examples: ['CN=postern,OU=Services,DC=example,DC=com'],
+      }),
+      BindPassword: SecretReference.meta({ description: 'Where the password of BindDn is.' }),
+      BaseDn: directoryName().meta({
+        description: 'Where users are searched, at any depth.',
+        examples: ['DC=example,DC=com'],
+      }),
+      UserFilter: text()
+        .superRefine(checkUserFilter)
+        .optional()
+        .meta({
+          description:
+            'The filter that finds a user, with {name} for what was typed. It also decides who may sign in, and go on. Without it: for ActiveDirectory persons by sAMAccountName or userPrincipalName, for OpenLdap (uid={name}).',
+          examples: ['(&(objectClass=inetOrgPerson)(uid={name}))'],
+        }),
+      NameAttribute: attributeName().optional().meta({
+        description:
+          'The attribute that the account is named after. Without it: sAMAccountName, for OpenLdap uid.',
+      }),
+      Domain: text()
+        .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be a name such as EXAMPLE, without backslash')
+        .optional()
+        .meta({
+          description:
+            'The NetBIOS name of the domain: accounts are then named DOMAIN\\user, whether a user types user or DOMAIN\\user. Without it, accounts are named user.',
+        }),
+      GroupBaseDn: directoryName().optional().meta({
+        description:
+          'Where the groups are searched, at any depth, that become the roles of accounts, nested ones too. Without it, groups are not read, and roles are what the account has here.',
+      }),
+      RoleAttribute: attributeName()
+        .default('cn')
+        .meta({ description: 'The attribute of a group whose value is the role.' }),
+      Timeout: seconds(1, 60)
+        .default(5)
+        .meta({ description: 'How long one host may take for everything that one question needs.' }),
+      ProvisionAccounts: boolean().default(true).meta({
+        description:
+          'Whether somebody whose name has no account gets one at the first sign-in. Otherwise only accounts that are there can sign in.',
+      }),
+      DirectoryDown: z.enum(['Allow', 'Deny']).default('Allow').meta({
+        description:
+          'What becomes of refresh, introspection and single sign-on while no host answers: Allow goes on for as long as DirectoryDownMaxAge, Deny refuses. Signing in always waits for the directory.',
+      }),
+      DirectoryDownMaxAge: seconds().default(14_400).meta({
+        description: 'With Allow: how long ago the directory must have said that the account is good.',
+      }),
+    })
+    .optional()
+    .meta({
+      description:
+        'A directory, Active Directory or OpenLDAP, whose users sign in with their password there. See docs/directory.md.',
+    }),
+  PasswordVerifier: z
+    .strictObject({
+      Url: webUrl()
+        .refine((value) => {
+          const url = URL.parse(value);
+          return url === null || url.protocol === 'https:' || isLoopback(url);
+        }, 'must be https, since it is not an address of this machine')
+        .meta({
+          description: 'The address that gets a name and a password, and answers whether they match.',
+        }),
+      Secret: SecretReference.meta({
+        description: 'Where the secret is that it knows this server by, sent as a bearer token.',
+      }),
+      Timeout: seconds(1, 60).default(5).meta({ description: 'How long it may take to answer.' }),
+      ProvisionAccounts: boolean().default(true).meta({
+        description:
+          'Whether somebody whose name has no account gets one at the first sign-in. Otherwise only accounts that are there can sign in.',
+      }),
+    })
+    .optional()
+    .meta({
+      description:
+        'An endpoint of your own that verifies passwords, for a store of users that nothing else can read. See docs/directory.md.',
+    }),
   OutgoingProxy: webUrl().optional().meta({
     description: 'Proxy for the calls that the server makes itself, such as http://proxy.example.com:3128.',
   }),
@@ -447,6 +545,34 @@ function network() {
     if (version === 0 || more.length > 0) return false;
     return prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= (version === 4 ? 32 : 128));
   }, 'must be an address or a network, such as 10.1.2.3 or 10.0.0.0/8');
+}
+
+function attributeName() {
+  return text().regex(/^[A-Za-z][A-Za-z0-9-]*$/, 'must be the name of an attribute, such as uid');
+}
+
+function directoryName() {
+  return text().regex(/^[^=,]+=./, 'must be a distinguished name, such as DC=example,DC=com');
+}
+
+function checkDirectoryUrl(value: string, context: z.RefinementCtx): void {
+  const url = URL.parse(value);
+  const isBare = url !== null && !/[?#@]/.test(value) && /^(\/|)$/.test(url.pathname) && url.hostname !== '';
+  if (isBare && /^ldaps?:$/.test(url.protocol)) return;
+  const message = 'must be ldaps:// or ldap:// with a host, and a port where it is another than usual';
+  context.addIssue({ code: 'custom', message });
+}
+
+function checkUserFilter(value: string, context: z.RefinementCtx): void {
+  const problem = !value.includes('{name}')
+    ? 'must contain {name}, which stands for what was typed'
+    : value
+          .split('{name}')
+          .slice(0, -1)
+          .every((before) => /[\w-]=[^()]*$/.test(before))
+      ? undefined
+      : 'must compare {name} by = alone, as in (uid={name})';
+  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
 }
 
 function hostPattern() {

@@ -12,7 +12,8 @@
 import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
-import { type Account, changePassword } from '../accounts/accounts.ts';
+import type { Account } from '../accounts/accounts.ts';
+import type { PendingChange } from '../accounts/credentials.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -35,17 +36,15 @@ import { chooseLogin, findByDomain, type LoginStep } from './choose-login.ts';
 import { type ConsentRequest, createConsentSteps } from './consent.ts';
 import { type ExternalProblem, type ExternalSteps, showExpired } from './external.ts';
 
-type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'>;
+type Needs = Pick<ServerContext, 'brand' | 'credentials' | 'log' | 'now' | 'registry' | 'tokens'>;
 type Interaction = Awaited<ReturnType<Provider['interactionDetails']>>;
 type Form = Readonly<Record<string, string>>;
 
 /** What an interaction's result may hold beside the engine's own members. */
 interface InteractionResult {
-  /** The account that has given its right password and must change it now, and the proof of that password. */
-  readonly mustChangePassword?: { readonly accountId: string; readonly proof: string };
+  /** The account that has given its right password and must change it now. */
+  readonly mustChangePassword?: PendingChange;
 }
-
-type Pending = NonNullable<InteractionResult['mustChangePassword']>;
 
 /** What the login page shows beside what the registration decides. */
 interface ShownLogin {
@@ -63,7 +62,7 @@ interface Step {
 
 /** Makes the routes. `engine` answers for the provider in force; `csrf` protects the forms. */
 export function createLoginRoutes(
-  { accounts, brand, log, now, registry, tokens }: Needs,
+  { brand, credentials, log, now, registry, tokens }: Needs,
   { engine, csrf, external }: { engine: () => Provider; csrf: Csrf; external: ExternalSteps },
 ): Router {
   const router = new Router();
@@ -75,7 +74,7 @@ export function createLoginRoutes(
     const { interaction } = step;
     const pending = mustChange(interaction);
     if (interaction.prompt.name === 'consent') showConsent(step);
-    else if (pending !== undefined) showChangePassword(step, pending.accountId);
+    else if (pending !== undefined) showChangePassword(step, pending);
     else await showLogin(step, { userName: textParam(interaction, 'login_hint') });
   });
 
@@ -348,7 +347,13 @@ export function createLoginRoutes(
       await showLogin(step, { userName: username });
       return;
     }
-    const result = await accounts.verifyCredentials(username, password);
+    const result = await credentials.verify(username, password);
+    if (result.kind === 'unavailable') {
+      log.info({ clientId: client.ClientId, reason: result.reason }, 'sign-in refused');
+      ctx.status = 503;
+      await showLogin(step, { userName: username, error: 'unavailable' });
+      return;
+    }
     const isUsable = result.kind !== 'refused' && !registry.isClientAccount(result.account.accountId);
     if (!isUsable) {
       const reason = result.kind === 'refused' ? result.reason : 'client-account';
@@ -357,28 +362,33 @@ export function createLoginRoutes(
       await showLogin(step, { userName: username, error: 'credentials' });
       return;
     }
-    const { accountId } = result.account;
     if (result.kind === 'must-change') {
-      const mustChangePassword = { accountId, proof: result.proof };
+      const mustChangePassword = result.pending;
       interaction.result = { ...interaction.lastSubmission, mustChangePassword };
       await interaction.save(interaction.exp - now());
-      showChangePassword(step, accountId);
+      showChangePassword(step, mustChangePassword);
       return;
     }
     await signIn(step, result.account);
   }
 
-  function showChangePassword(step: Step, accountId: string, error?: string): void {
+  function showChangePassword(step: Step, { accountId, source }: PendingChange, error?: string): void {
     step.ctx.type = 'html';
-    step.ctx.body = changePasswordPage({ ...formOf(step), userName: accountId, error });
+    step.ctx.body = changePasswordPage({
+      ...formOf(step),
+      userName: accountId,
+      asksCurrent: source !== undefined,
+      error,
+    });
   }
 
-  async function takeNewPassword(step: Step, { accountId, proof }: Pending, form: Form): Promise<void> {
+  async function takeNewPassword(step: Step, pending: PendingChange, form: Form): Promise<void> {
     const { interaction } = step;
-    const result = await changePassword(accounts, { accountId, proof }, form);
-    if (result.kind === 'refused') {
-      step.ctx.status = 400;
-      showChangePassword(step, accountId, result.problem);
+    const { accountId } = pending;
+    const result = await credentials.changePassword(pending, form);
+    if (result.kind !== 'changed') {
+      step.ctx.status = result.kind === 'refused' ? 400 : 503;
+      showChangePassword(step, pending, result.problem);
       return;
     }
     await tokens.revokeAccount(accountId, { kept: interaction.uid });
@@ -453,7 +463,7 @@ function toOffer(provider: IdentityProvider): OfferedProvider {
   return { name: provider.Name, caption: captionOf(provider) };
 }
 
-function mustChange({ result }: Interaction): Pending | undefined {
+function mustChange({ result }: Interaction): PendingChange | undefined {
   return (result as InteractionResult | undefined)?.mustChangePassword;
 }
 

@@ -7,7 +7,7 @@
  * | --- | --- |
  * | login | `csrf`, `username`, `password`; `provider` by the button of one; `action=cancel` by the Cancel button |
  * | identity providers | `csrf`, `provider` or `username`, `again=yes` after a failure; `action=cancel` |
- * | change password | `csrf`, `username`, `newPassword`, `repeatPassword`; `action=cancel` |
+ * | change password | `csrf`, `username`, `newPassword`, `repeatPassword`, `currentPassword` where it is asked for; `action=cancel` |
  * | consent | `csrf`, `action=allow|deny|switch`; with allow `scope` once for each scope left on, `remember=yes` |
  *
  * The main button of the first two has no name: a form that a password manager or the Enter key sends
@@ -162,6 +162,8 @@ export interface ChangePasswordPageOptions extends FormOptions {
   userName: string;
   /** Why the last password was not taken, as a sentence. */
   error?: string | undefined;
+  /** Asks for the present password as well, where nobody has kept it since it was typed. */
+  asksCurrent?: boolean | undefined;
   /** What says, under a seal, whose password was right, where the server keeps nothing between two forms. */
   pending?: string | undefined;
 }
@@ -169,6 +171,7 @@ export interface ChangePasswordPageOptions extends FormOptions {
 /** The form for an account that must change its password before the sign-in goes on. Pure. */
 export function changePasswordPage(options: ChangePasswordPageOptions): string {
   const { brand, action, canCancel = true, csrf, clientName, userName, error, pending } = options;
+  const { asksCurrent = false } = options;
   const t = texts.changePassword;
   const aboutError = error !== undefined && html` aria-describedby="error" aria-invalid="true"`;
   return page(
@@ -181,9 +184,16 @@ ${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, messag
 ${hidden('csrf', csrf)}
 <input name="username" type="text" value="${userName}" autocomplete="username" hidden>
 ${pending !== undefined && hidden('pending', pending)}
-<div class="field">
+${
+  asksCurrent &&
+  html`<div class="field">
+<label for="currentPassword">${t.currentPassword}</label>
+<input id="currentPassword" name="currentPassword" type="password" autocomplete="current-password" required${aboutError} autofocus>
+</div>
+`
+}<div class="field">
 <label for="newPassword">${t.newPassword}</label>
-<input id="newPassword" name="newPassword" type="password" autocomplete="new-password" required${aboutError} autofocus>
+<input id="newPassword" name="newPassword" type="password" autocomplete="new-password" required${aboutError}${!asksCurrent && html` autofocus`}>
 </div>
 <div class="field">
 <label for="repeatPassword">${t.repeatPassword}</label>

@@ -40,6 +40,8 @@ export const texts = {
     errors: {
       credentials: 'The name or the password is wrong. Check both and try again.',
       'form-expired': 'This form was open for too long or came from another window. Please try again.',
+      unavailable:
+        'Your password could not be checked, because the directory of your organisation does not answer at the moment. Try again in a few minutes. Accounts that have their password on this server can sign in.',
       busy: 'There were too many attempts just now. Wait a minute, then try again.',
     },
   },
@@ -83,6 +85,7 @@ export const texts = {
     title: 'Choose a new password',
     heading: 'Choose a new password',
     lead: (clientName: string) => `Your password has to be changed before you continue to ${clientName}.`,
+    currentPassword: 'Present password',
     newPassword: 'New password',
     repeatPassword: 'New password again',
     submit: 'Save and continue',

@@ -13,6 +13,12 @@ export const passwordGrantParameters = ['username', 'password', 'scope', 'acr_va
 
 type PasswordGrantContext = TokenEndpointGrantContext<{ username?: string; password?: string }>;
 
+/** What a program is told while the source of the account's password does not answer: the same again later. */
+export function directoryUnavailable(): Error {
+  const error = new errors.TemporarilyUnavailable('the directory does not answer');
+  return Object.assign(error, { status: 503, statusCode: 503 });
+}
+
 /** What the engine's types leave out of an ID token that a grant of one's own issues. */
 interface IssuableIdToken {
   scope: string;
@@ -30,11 +36,12 @@ export function createPasswordGrant(
   provider: Provider,
   {
     accounts,
+    credentials,
     log,
     now,
     registry,
     tokens,
-  }: Pick<ServerContext, 'accounts' | 'log' | 'now' | 'registry' | 'tokens'>,
+  }: Pick<ServerContext, 'accounts' | 'credentials' | 'log' | 'now' | 'registry' | 'tokens'>,
 ): (ctx: PasswordGrantContext) => Promise<void> {
   return async function passwordGrant(ctx) {
     const { oidc } = ctx;
@@ -95,7 +102,11 @@ export function createPasswordGrant(
     ctx.body = body;
 
     async function verify(name: string, secret: string): Promise<Account> {
-      const result = await accounts.verifyCredentials(name, secret);
+      const result = await credentials.verify(name, secret);
+      if (result.kind === 'unavailable') {
+        log.info({ clientId: client.clientId, reason: result.reason }, 'password grant refused');
+        throw directoryUnavailable();
+      }
       const isAccepted = result.kind === 'accepted' && !registry.isClientAccount(result.account.accountId);
       if (isAccepted) return result.account;
       const reason = result.kind === 'refused' ? result.reason : `${result.kind}, not usable here`;

@@ -41,7 +41,7 @@ import {
 } from './engine-clients.ts';
 import { deliverInBackground, type Farewells } from './farewell.ts';
 import { createGrantLoader, keepTokenClaims } from './grants.ts';
-import { createPasswordGrant, passwordGrantParameters } from './password-grant.ts';
+import { createPasswordGrant, directoryUnavailable, passwordGrantParameters } from './password-grant.ts';
 import { refuseLostScopes, settleScopes, toResourceServer } from './scopes.ts';
 import { renderProviderError, signOutViews } from './sign-out.ts';
 import { fromMethods } from './token-layout.ts';
@@ -58,7 +58,10 @@ export interface OidcProvider {
   buildClients(configuration: Configuration): () => void;
 }
 
-type Context = Pick<ServerContext, 'accounts' | 'brand' | 'keys' | 'log' | 'now' | 'registry' | 'tokens'>;
+type Context = Pick<
+  ServerContext,
+  'accounts' | 'brand' | 'credentials' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+>;
 
 /** Paths under the issuer, as IdentityServer3 had them. */
 export const routes = {
@@ -145,7 +148,7 @@ function toEngineConfiguration(
   adapter: AdapterFactory,
   outgoing: Pick<Outgoing, 'fetch'>,
 ): EngineConfiguration {
-  const { accounts, keys, now, registry, tokens } = context;
+  const { accounts, keys, now, registry, standing, tokens } = context;
   const { server } = registry.configuration;
   const isSecure = server.PublicUrl.startsWith('https:');
 
@@ -202,6 +205,7 @@ function toEngineConfiguration(
       const account = await accounts.find(name);
       if (account === undefined || account.disabled) return undefined;
       const { accountId } = account;
+      if (!(await mayGoOn(ctx, accountId))) return undefined;
       return {
         accountId,
         claims: (use) => ({ ...(isIdOnly(use) ? undefined : toClaims(account)), sub: accountId }),
@@ -298,6 +302,17 @@ function toEngineConfiguration(
         trustedHosts: [new URL(url).hostname],
       }),
   };
+
+  /**
+   * Whether the directory still vouches for an account, where one stands behind it: asked anew at a refresh, which
+   * fails, without the token being used up, while there is no answer.
+   */
+  async function mayGoOn(ctx: KoaContextWithOIDC, accountId: string): Promise<boolean> {
+    const isRefresh = ctx.oidc?.route === 'token' && ctx.oidc.params?.grant_type === 'refresh_token';
+    const verdict = await standing.check(accountId, { isFresh: isRefresh });
+    if (isRefresh && verdict === 'unknown') throw directoryUnavailable();
+    return verdict === 'good';
+  }
 
   /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */
   async function loadClientAccount(ctx: KoaContextWithOIDC, { ClientId }: Client): Promise<void> {

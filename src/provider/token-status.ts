@@ -20,7 +20,7 @@ import {
 import { type Credentials, parseBasic, verifySecret } from './client-authentication.ts';
 import { type AccessTokenFacts, toFurtherClaims, toScalar, toTokenClaims } from './token-layout.ts';
 
-type Needs = Pick<ServerContext, 'accounts' | 'keys' | 'log' | 'now' | 'registry' | 'tokens'>;
+type Needs = Pick<ServerContext, 'accounts' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'>;
 
 /** What a caller accepts who wants the answer of introspection signed (RFC 9701 section 4). */
 const signedAnswer = 'application/token-introspection+jwt';
@@ -44,7 +44,7 @@ export interface TokenStatusHandlers {
 
 /** Makes the handlers of the two endpoints. */
 export function createTokenStatus(
-  { accounts, keys, log, now, registry, tokens }: Needs,
+  { accounts, keys, log, now, registry, standing, tokens }: Needs,
   {
     verifyAccessToken,
     verifyIdToken,
@@ -156,7 +156,9 @@ export function createTokenStatus(
   async function findLive(value: string): Promise<LiveToken | undefined> {
     const live = value.includes('.') ? await findLiveJwt(value) : await findLiveReference(value);
     // A client that has been disabled or removed takes its tokens with it while it is gone.
-    return live !== undefined && registry.findClient(live.facts.clientId) !== undefined ? live : undefined;
+    if (live === undefined || registry.findClient(live.facts.clientId) === undefined) return undefined;
+    const { subject } = live.facts;
+    return subject === undefined || (await standing.check(subject)) === 'good' ? live : undefined;
   }
 
   async function findLiveJwt(jwt: string): Promise<LiveToken | undefined> {

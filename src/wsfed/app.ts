@@ -15,7 +15,8 @@
  */
 import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
-import { type Account, changePassword } from '../accounts/accounts.ts';
+import type { Account } from '../accounts/accounts.ts';
+import type { PendingChange } from '../accounts/credentials.ts';
 import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -38,7 +39,10 @@ import { claimsFor } from './claims.ts';
 import { createWsFedSessions, type WsFedSession } from './sessions.ts';
 import type { WindowsSignIn, WindowsStep } from './windows.ts';
 
-type Needs = Pick<ServerContext, 'accounts' | 'brand' | 'log' | 'now' | 'registry' | 'tokens'> & {
+type Needs = Pick<
+  ServerContext,
+  'accounts' | 'brand' | 'credentials' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+> & {
   csrf: Csrf;
   signer: SamlSigner & { readonly nextCertificate: string | undefined };
   /** Where users are signed in by Windows. */
@@ -57,10 +61,8 @@ interface SignIn {
   readonly method: WsFedSession['method'] | undefined;
 }
 
-/** An account that has given its right password and must change it now, and the proof of that password. */
-interface Pending {
-  readonly accountId: string;
-  readonly proof: string;
+/** An account that has given its right password and must change it now. */
+interface Pending extends PendingChange {
   /** Seconds since the epoch. */
   readonly expiresAt: number;
 }
@@ -81,7 +83,7 @@ const longestContext = 4096;
 
 /** Makes the middleware under the mount of the application. */
 export function createWsFed(needs: Needs): Middleware {
-  const { accounts, brand, csrf, log, now, registry, signer, tokens, windows } = needs;
+  const { accounts, brand, credentials, csrf, log, now, registry, signer, standing, tokens, windows } = needs;
   const { server } = registry.configuration;
   const entityId = server.WsFed.PublicUrl;
   const base = new URL(entityId).pathname;
@@ -182,11 +184,13 @@ export function createWsFed(needs: Needs): Middleware {
     if (session !== undefined && isGood && session.authenticatedAt >= request.notBefore) {
       const account = await accounts.find(session.accountId);
       const isAsBefore = account?.stamp === session.stamp && !account.disabled;
-      if (account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId)) {
+      const isUsable = account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId);
+      const verdict = isUsable ? await standing.check(account.accountId) : 'ended';
+      if (isUsable && verdict === 'good') {
         await answer(ctx, request, account, session);
         return;
       }
-      await sessions.end(ctx);
+      if (verdict === 'ended') await sessions.end(ctx);
     }
     const isByWindows = isPossible && way !== 'form' && request.method !== 'password';
     if (!isByWindows) showLogin(ctx, request, { userName: '' });
@@ -266,24 +270,27 @@ export function createWsFed(needs: Needs): Middleware {
       await takeNewPassword(ctx, request, form);
       return;
     }
-    const result = await accounts.verifyCredentials(userName, form.password ?? '');
-    if (result.kind === 'refused' || registry.isClientAccount(result.account.accountId)) {
+    const result = await credentials.verify(userName, form.password ?? '');
+    if (result.kind === 'unavailable') {
+      log.info({ relyingParty: request.party.Name, reason: result.reason }, 'sign-in refused');
+      ctx.status = 503;
+      showLogin(ctx, request, { userName, error: 'unavailable' });
+    } else if (result.kind === 'refused' || registry.isClientAccount(result.account.accountId)) {
       const reason = result.kind === 'refused' ? result.reason : 'client-account';
       log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
       ctx.status = 400;
       showLogin(ctx, request, { userName, error: 'credentials' });
     } else if (result.kind === 'must-change') {
-      const { accountId } = result.account;
-      showChangePassword(ctx, request, { accountId, proof: result.proof, expiresAt: now() + changeSeconds });
+      showChangePassword(ctx, request, { ...result.pending, expiresAt: now() + changeSeconds });
     } else await finish(ctx, request, result.account, 'password');
   }
 
   function showChangePassword(ctx: Context, request: SignIn, pending: Pending, error?: string): void {
-    if (error !== undefined) ctx.status = 400;
     ctx.type = 'html';
     ctx.body = changePasswordPage({
       ...formOf(ctx, request),
       userName: pending.accountId,
+      asksCurrent: pending.source !== undefined,
       pending: seal(ctx, pending),
       error,
     });
@@ -301,8 +308,9 @@ export function createWsFed(needs: Needs): Middleware {
       return;
     }
     const { accountId } = pending;
-    const result = await changePassword(accounts, pending, form);
-    if (result.kind === 'refused') {
+    const result = await credentials.changePassword(pending, form);
+    if (result.kind !== 'changed') {
+      ctx.status = result.kind === 'refused' ? 400 : 503;
       showChangePassword(ctx, request, pending, result.problem);
       return;
     }

@@ -58,6 +58,7 @@ test('an account is found by its name in any case, and keeps its stored spelling
         roles: ['Admin'],
         disabled: false,
         mustChangePassword: false,
+        hasPassword: false,
         stamp: account?.stamp,
       },
       typed,
@@ -420,6 +421,7 @@ test('seeding fills an empty table, once: who is removed later stays removed', a
   );
   const dora = await accounts.find('dora');
   assert.deepEqual(dora, {
+    hasPassword: false,
     stamp: dora?.stamp,
     accountId: 'dora',
     name: 'dora',

@@ -1,0 +1,251 @@
+/**
+ * Verifies names with passwords: by the account's own password, or where it has none by the sources of passwords
+ * that the operator has configured.
+ *
+ * A password of the account's own decides alone, so that such accounts sign in whatever has become of a source.
+ * Who is found in a source gets an account by the rules of external-logins.ts: from the first sign-in on it is the
+ * source's lasting identifier that counts, not the name.
+ */
+import { ServerError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import {
+  type Account,
+  type AccountFacts,
+  type Accounts,
+  type CredentialsResult,
+  changePassword,
+  toUsableFacts,
+} from './accounts.ts';
+import type { ExternalLogins, IdentitySource, Linkable } from './external-logins.ts';
+
+/** Somebody whom a source of passwords knows. */
+export interface SourceIdentity extends AccountFacts {
+  /** What the source never gives to somebody else. */
+  readonly subject: string;
+  /** The name for the account; several stand for none. */
+  readonly names: readonly string[];
+}
+
+/** What a source says of a name and a password. `reason` is for the log. */
+export type SourceAnswer =
+  | { readonly kind: 'accepted' | 'must-change'; readonly identity: SourceIdentity }
+  /** Where the reason is `unknown`, the next source is asked. */
+  | { readonly kind: 'refused'; readonly reason: string }
+  | { readonly kind: 'unavailable'; readonly reason: string };
+
+/** Where passwords are verified that are not kept here. */
+export interface PasswordSource {
+  /** For links and the log. */
+  readonly name: string;
+  /** Of the links of its identities. */
+  readonly issuer: string;
+  /** Whether somebody whose name has no account gets one. */
+  readonly provisions: boolean;
+  /** Whether its names are those of Windows accounts, `DOMAIN\user`. */
+  readonly hasWindowsNames: boolean;
+  /** Never asked with an empty password. Takes the same steps for a name that it does not know. */
+  verify(name: string, password: string): Promise<SourceAnswer>;
+  /** Changes a password there by the present one. Without it passwords cannot be changed from here. */
+  changePassword?(
+    subject: string,
+    passwords: { readonly current: string; readonly next: string },
+  ): Promise<SourceChange>;
+}
+
+export type SourceChange =
+  | { readonly kind: 'changed' }
+  /** `password`: the present one is wrong; `policy`: the new one is not good enough. */
+  | { readonly kind: 'refused'; readonly reason: 'password' | 'policy' }
+  | { readonly kind: 'unavailable'; readonly reason: string };
+
+/** A password that must be changed before it is good for anything else. */
+export interface PendingChange {
+  readonly accountId: string;
+  /** Stands for the account's own password that was right. */
+  readonly proof?: string | undefined;
+  /** The source that has the password: there the present one is asked for again, for nobody keeps it meanwhile. */
+  readonly source?: string | undefined;
+}
+
+/** What became of a name and a password. `reason` is for the log. */
+export type PasswordResult =
+  | { readonly kind: 'accepted'; readonly account: Account }
+  | { readonly kind: 'must-change'; readonly account: Account; readonly pending: PendingChange }
+  | { readonly kind: 'refused'; readonly reason: string }
+  /** A source that may know the name does not answer. */
+  | { readonly kind: 'unavailable'; readonly reason: string };
+
+/** `problem` is a sentence for the page. */
+export type ChangeResult =
+  | { readonly kind: 'changed'; readonly account: Account }
+  | { readonly kind: 'refused' | 'unavailable'; readonly problem: string };
+
+export interface Credentials {
+  /** Verifies a password; one statement where the account's own decides, and no source is asked then. */
+  verify(name: string, password: string): Promise<PasswordResult>;
+
+  /**
+   * Sets the password that somebody chose who had to, by the fields `newPassword`, `repeatPassword` and, where a
+   * source has the password, `currentPassword`. The account's grants and sessions are for the caller to end.
+   *
+   * @throws {ServerError} ERR_FORM_EXPIRED where the change is no longer possible
+   */
+  changePassword(pending: PendingChange, form: Readonly<Record<string, string>>): Promise<ChangeResult>;
+}
+
+interface Needs {
+  readonly accounts: Accounts;
+  readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'resolve'>;
+  readonly log: Logger;
+  /** Asked in this order. */
+  readonly sources: readonly PasswordSource[];
+  /** Whether an account is for no person to sign in as. */
+  readonly isReserved: (name: string) => boolean;
+  /** Whether an identity provider of this name is there to sign in with. */
+  readonly isProvider: (name: string) => boolean;
+  /** Told of everybody whom a source has just accepted. */
+  readonly onAccepted: (account: Account, identity: Linkable) => Promise<void>;
+}
+
+const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
+
+export function createCredentials(needs: Needs): Credentials {
+  const { accounts, externalLogins, log, sources, isReserved, isProvider, onAccepted } = needs;
+
+  async function askSources(name: string, password: string): Promise<PasswordResult> {
+    let result: PasswordResult = { kind: 'refused', reason: 'unknown' };
+    for (const source of sources) {
+      const answer = await source.verify(name, password);
+      if (answer.kind === 'accepted' || answer.kind === 'must-change') {
+        return admit(source, answer, password);
+      }
+      if (answer.kind === 'refused' && answer.reason !== 'unknown') return answer;
+      if (answer.kind === 'unavailable') result = answer;
+    }
+    return result;
+  }
+
+  /** From somebody whose password was right in a source to the account here. */
+  async function admit(
+    source: PasswordSource,
+    { kind, identity }: Extract<SourceAnswer, { identity: SourceIdentity }>,
+    password: string,
+  ): Promise<PasswordResult> {
+    const facts = toUsableFacts(identity);
+    const linked = { issuer: source.issuer, subject: identity.subject };
+    const result = await externalLogins.resolve(
+      toIdentitySource(source),
+      { ...linked, claims: toClaims(source, identity, facts) },
+      { isReserved, isProvider },
+    );
+    if (result.kind === 'refused') return result;
+    // Another spelling, such as that without the domain, led to an account whose own password decides.
+    if (result.account.hasPassword) {
+      return toPasswordResult(await accounts.verifyCredentials(result.account.name, password));
+    }
+    const account = await accounts.follow(result.account, facts);
+    const { accountId } = account;
+    if (result.isNew) log.info({ accountId, source: source.name }, 'account provisioned');
+    await onAccepted(account, linked);
+    return kind === 'accepted'
+      ? { kind, account }
+      : { kind, account, pending: { accountId, source: source.name } };
+  }
+
+  async function changeInSource(
+    { accountId }: PendingChange,
+    source: PasswordSource | undefined,
+    { currentPassword = '', newPassword = '', repeatPassword = '' }: Readonly<Record<string, string>>,
+  ): Promise<ChangeResult> {
+    const links = await externalLogins.findLinks(accountId);
+    const link = links.find(({ issuer }) => issuer === source?.issuer);
+    if (source?.changePassword === undefined || link === undefined) throw overtaken();
+    const refuse = (problem: string) => ({ kind: 'refused', problem }) as const;
+    if (newPassword !== repeatPassword) return refuse('The two passwords are not the same.');
+    if (currentPassword === '' || newPassword === '') return refuse('Fill in all three fields.');
+    if (newPassword === currentPassword) {
+      return refuse('Choose a password that differs from the present one.');
+    }
+    const passwords = { current: currentPassword, next: newPassword };
+    const result = await source.changePassword(link.subject, passwords);
+    if (result.kind === 'unavailable') {
+      log.warn({ accountId, source: source.name, reason: result.reason }, 'password not changed');
+      const problem =
+        'The directory of your organisation does not answer at the moment. Try again in a few minutes.';
+      return { kind: 'unavailable', problem };
+    }
+    if (result.kind === 'refused') {
+      log.info({ accountId, source: source.name, reason: result.reason }, 'password not changed');
+      return refuse(changeProblems[result.reason]);
+    }
+    const account = await accounts.find(accountId);
+    if (account === undefined || account.disabled) throw overtaken();
+    return { kind: 'changed', account };
+  }
+
+  return {
+    async verify(name, password) {
+      const local = await accounts.verifyCredentials(name, password);
+      const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
+      // A bind without a password succeeds in many directories, for anybody.
+      if (isOurs || password === '') return toPasswordResult(local);
+      return sources.length === 0 ? toPasswordResult(local) : askSources(name, password);
+    },
+
+    async changePassword(pending, form) {
+      const { accountId, proof, source } = pending;
+      if (source !== undefined) {
+        return changeInSource(
+          pending,
+          sources.find((one) => one.name === source),
+          form,
+        );
+      }
+      if (proof === undefined) throw overtaken();
+      return changePassword(accounts, { accountId, proof }, form);
+    },
+  };
+}
+
+const changeProblems = {
+  password: 'The present password is wrong.',
+  policy:
+    'The directory of your organisation does not accept the new password. It may be too short, too simple, too much like the present one, or changed too soon.',
+} as const;
+
+function toPasswordResult(result: CredentialsResult): PasswordResult {
+  if (result.kind !== 'must-change') return result;
+  const { kind, account, proof } = result;
+  return { kind, account, pending: { accountId: account.accountId, proof } };
+}
+
+function toIdentitySource({ hasWindowsNames, name, provisions }: PasswordSource): IdentitySource {
+  return {
+    Name: name,
+    Type: 'WsFed',
+    UserNameClaims: [hasWindowsNames ? nameClaims.windows : nameClaims.plain],
+    Domains: [],
+    AllowedAccounts: [],
+    ProvisionAccounts: provisions,
+    ClaimMapping: { role: 'role' },
+  };
+}
+
+function toClaims(
+  { hasWindowsNames }: PasswordSource,
+  { names }: SourceIdentity,
+  { displayName, email, roles = [] }: AccountFacts,
+): ReadonlyMap<string, readonly string[]> {
+  return new Map([
+    [hasWindowsNames ? nameClaims.windows : nameClaims.plain, names],
+    ...(displayName === undefined ? [] : [['name', [displayName]] as const]),
+    ...(email === undefined ? [] : [['email', [email]] as const]),
+    ...(roles.length === 0 ? [] : [['role', roles] as const]),
+  ]);
+}
+
+function overtaken(): ServerError {
+  return new ServerError('ERR_FORM_EXPIRED', 'the account or its password has changed in the meantime', {
+    status: 409,
+  });
+}

@@ -1,0 +1,194 @@
+/**
+ * Connections to the hosts of a directory: encrypted, verified, bounded in time, and to the next host where one
+ * does not answer.
+ *
+ * Every question has connections of its own. A host that failed is asked last for a minute; the one that answered
+ * last is asked first. Certificates are always verified, for the name in the URL.
+ */
+import { connect as connectTcp, isIP, type Socket } from 'node:net';
+import { connect as connectTls, createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import { Client, ResultCodeError } from 'ldapts';
+import type { Server } from '../config/load.ts';
+import { ServerError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+
+export type DirectorySettings = NonNullable<Server['Directory']>;
+
+/** One host, for as long as one question takes. */
+export interface DirectoryHost {
+  /**
+   * A connection of its own, signed in.
+   *
+   * @throws {ResultCodeError} what the directory says against it
+   */
+  bind(dn: string, password: string): Promise<Client>;
+  /** The same for the account that searches. */
+  bindService(): Promise<Client>;
+}
+
+export type Question<Answer> = (host: DirectoryHost) => Promise<Answer>;
+
+export interface DirectoryHosts {
+  /**
+   * Asks one host after the other until one answers. A question that throws has not been answered.
+   *
+   * @param isPatient whether to ask although no host answered a moment ago
+   * @throws {ServerError} ERR_DIRECTORY_UNAVAILABLE, status 503; the hint says why, host by host
+   */
+  ask<Answer>(question: Question<Answer>, options: { isPatient: boolean }): Promise<Answer>;
+
+  /** Asks every host, and says of each what is wrong with it, if anything is. */
+  inspect(question: Question<unknown>): Promise<readonly { url: string; problem: string | undefined }[]>;
+}
+
+/** How long a host that failed is asked after the others. */
+const failedSeconds = 60;
+/** How long nobody who can go on without an answer waits again for hosts that have all failed. */
+const restSeconds = 10;
+
+/** @param now seconds since the epoch */
+export function createDirectoryHosts(
+  settings: DirectorySettings,
+  { log, now }: { log: Logger; now: () => number },
+): DirectoryHosts {
+  const timeoutMs = settings.Timeout * 1000;
+  const failedAt = new Map<string, number>();
+  let lastGood = settings.Urls[0];
+  let context: SecureContext | undefined;
+
+  /** Made once: it may hold hundreds of certificates. */
+  function secureContext(): SecureContext {
+    context ??= createSecureContext({
+      ca: settings.CaCertificates ?? [...getCACertificates('default'), ...getCACertificates('system')],
+      minVersion: 'TLSv1.2',
+    });
+    return context;
+  }
+
+  function inOrder(): readonly string[] {
+    const rank = (url: string) => {
+      const failed = failedAt.get(url) ?? 0;
+      if (now() - failed < failedSeconds) return failed;
+      return url === lastGood ? -1 : 0;
+    };
+    return settings.Urls.toSorted((a, b) => rank(a) - rank(b));
+  }
+
+  /** One question to one host, with an end whatever the host does. */
+  async function askHost<Answer>(url: string, question: Question<Answer>): Promise<Answer> {
+    const sockets: Socket[] = [];
+    const clients: Client[] = [];
+    const track = <Tracked extends Socket>(socket: Tracked): Tracked => {
+      sockets.push(socket);
+      return socket;
+    };
+    const { hostname } = new URL(url);
+    const host = hostname.replace(/^\[|\]$/g, '');
+    const tls = {
+      host,
+      ...(isIP(host) === 0 ? { servername: host } : undefined),
+      secureContext: secureContext(),
+      // Whatever the environment says.
+      rejectUnauthorized: true,
+    };
+
+    async function bind(dn: string, password: string): Promise<Client> {
+      // Without a password a bind proves nothing, and succeeds (RFC 4513 section 5.1.2).
+      if (password === '') throw new Error('a bind needs a password');
+      const client = new Client({
+        url,
+        timeout: timeoutMs,
+        connectTimeout: timeoutMs,
+        strictDN: false,
+        createConnection: ((...given: Parameters<typeof connectTcp>) =>
+          track(connectTcp(...given))) as typeof connectTcp,
+        createSecureConnection: ((...given: Parameters<typeof connectTls>) =>
+          track(connectTls(...given))) as typeof connectTls,
+        ...(url.startsWith('ldaps:') ? { tlsOptions: tls } : undefined),
+      });
+      clients.push(client);
+      if (settings.StartTls) await client.startTLS({ ...tls });
+      await client.bind(dn, password);
+      return client;
+    }
+
+    const { promise: deadline, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(new Error(`no answer within ${settings.Timeout} s`)), timeoutMs);
+    const answer = question({
+      bind,
+      async bindService() {
+        try {
+          return await bind(settings.BindDn, settings.BindPassword);
+        } catch (err) {
+          if (!(err instanceof ResultCodeError)) throw err;
+          throw new Error(`${settings.BindDn} is refused: ${explain(err)}`, { cause: err });
+        }
+      },
+    });
+    try {
+      return await Promise.race([answer, deadline]);
+    } finally {
+      clearTimeout(timer);
+      answer.catch(() => undefined);
+      for (const client of clients) client.unbind().catch(() => undefined);
+      for (const socket of sockets) {
+        socket.on('error', () => undefined);
+        socket.destroySoon();
+        // What does not take the last words in a moment is cut off.
+        setTimeout(() => socket.destroy(), 1000).unref();
+      }
+    }
+  }
+
+  return {
+    async ask(question, { isPatient }) {
+      const isDown = settings.Urls.every(
+        (url) => now() - (failedAt.get(url) ?? Number.NEGATIVE_INFINITY) < restSeconds,
+      );
+      if (isDown && !isPatient) throw unavailable('no host answered a moment ago');
+      const reasons: string[] = [];
+      let cause: unknown;
+      for (const url of inOrder()) {
+        try {
+          const answer = await askHost(url, question);
+          lastGood = url;
+          failedAt.delete(url);
+          return answer;
+        } catch (err) {
+          const reason = explain(err);
+          reasons.push(`${url}: ${reason}`);
+          cause = err;
+          failedAt.set(url, now());
+          log.warn({ url, reason }, 'host of the directory failed');
+        }
+      }
+      throw unavailable(reasons.join('; '), cause);
+    },
+
+    inspect: (question) =>
+      Promise.all(
+        settings.Urls.map(async (url) => {
+          try {
+            await askHost(url, question);
+            return { url, problem: undefined };
+          } catch (err) {
+            return { url, problem: explain(err) };
+          }
+        }),
+      ),
+  };
+}
+
+function unavailable(reasons: string, cause?: unknown): ServerError {
+  return new ServerError('ERR_DIRECTORY_UNAVAILABLE', 'the directory cannot be reached', {
+    status: 503,
+    hint: reasons,
+    cause,
+  });
+}
+
+/** In one line: what a directory says of itself may have several. */
+function explain(err: unknown): string {
+  const text = err instanceof Error ? err.message : String(err);
+  return text.replace(/\s+/g, ' ').trim().slice(0, 500) || 'the connection failed';
+}
