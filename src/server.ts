@@ -16,7 +16,6 @@ import { createStanding } from './accounts/standing.ts';
 import { type Configuration, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
-import { createDirectory } from './directory/directory.ts';
 import { ConfigurationError } from './errors.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
@@ -134,7 +133,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const tokens = createTokens({ db, now });
   const externalLogins = createExternalLogins({ accounts, db: db.knex, now });
   const { Directory, PasswordVerifier } = settings;
-  const directory = Directory && createDirectory(Directory, { log, now });
+  // Loaded where there is one: its library takes longer to load than all of ours.
+  const directory =
+    Directory && (await import('./directory/directory.ts')).createDirectory(Directory, { log, now });
   const verifier = PasswordVerifier && createPasswordVerifier(PasswordVerifier, { log, outgoing });
   const standing = createStanding({
     accounts,

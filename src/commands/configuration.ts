@@ -14,10 +14,10 @@ import type { CommandIo } from './io.ts';
 
 /**
  * Reads every config file and says that all is well, with what is weaker than it should be. With `online` it also
- * fetches the metadata of every enabled identity provider.
+ * fetches the metadata of every enabled identity provider, and signs in to every host of the directory.
  *
  * @throws {ConfigurationError} with every issue of every file
- * @throws {CommandError} 69 where an identity provider cannot be used
+ * @throws {CommandError} 69 where an identity provider or a host cannot be used
  */
 export async function checkConfiguration(
   directory: string,
@@ -33,10 +33,45 @@ export async function checkConfiguration(
     );
   }
   io.stdout.write(`the configuration is in order: ${clients.size} clients, ${resources.size} resources\n`);
-  if (online) await checkIdentityProviders(configuration, io);
+  if (!online) return;
+  const unusable = [
+    ...describeCount(
+      await checkDirectory(configuration, io),
+      'host of the directory',
+      'hosts of the directory',
+    ),
+    ...describeCount(
+      await checkIdentityProviders(configuration, io),
+      'identity provider',
+      'identity providers',
+    ),
+  ];
+  if (unusable.length > 0) {
+    throw new CommandError(exitCodes.unavailable, `${unusable.join(' and ')} cannot be used`);
+  }
 }
 
-async function checkIdentityProviders({ providers, server }: Configuration, io: CommandIo): Promise<void> {
+function describeCount(count: number, one: string, several: string): string[] {
+  if (count === 0) return [];
+  return [count === 1 ? `one ${one}` : `${count} ${several}`];
+}
+
+/** Counts the hosts that cannot be used. */
+async function checkDirectory({ server }: Configuration, io: CommandIo): Promise<number> {
+  if (server.Directory === undefined) return 0;
+  const log = createLogger({ level: 'silent', format: 'json' });
+  const { createDirectory } = await import('../directory/directory.ts');
+  const directory = createDirectory(server.Directory, { log, now: io.now });
+  const hosts = await directory.inspect();
+  for (const { url, problem } of hosts) {
+    io.stdout.write(`directory ${url}: ${problem ?? 'answers, and finds users'}\n`);
+  }
+  return hosts.filter(({ problem }) => problem !== undefined).length;
+}
+
+/** Counts those that cannot be used. */
+
+async function checkIdentityProviders({ providers, server }: Configuration, io: CommandIo): Promise<number> {
   const now = () => Math.floor(Date.now() / 1000);
   const log = createLogger({ level: 'silent', format: 'json' });
   await using outgoing = createOutgoing({
@@ -71,10 +106,7 @@ async function checkIdentityProviders({ providers, server }: Configuration, io: 
       io.stdout.write(`identity provider ${provider.Name}: ${err.message}: ${err.hint}\n`);
     }
   }
-  if (unusable > 0) {
-    const what = unusable === 1 ? 'one identity provider' : `${unusable} identity providers`;
-    throw new CommandError(exitCodes.unavailable, `${what} cannot be used`);
-  }
+  return unusable;
 }
 
 /** The kinds of config file that there is a schema of. */

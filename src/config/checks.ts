@@ -1,5 +1,4 @@
 /** What must hold across properties and files, beyond what the schemas say. Pure; all findings are returned. */
-import { FilterParser } from 'ldapts';
 import type { Provider } from './load.ts';
 import type { Finding } from './read.ts';
 import { suggest } from './read.ts';
@@ -436,13 +435,9 @@ export function findProviderDeviations(provider: Provider): Finding[] {
 /** The names under which accounts are linked to where their passwords are verified: no identity provider's. */
 export const passwordSources: readonly string[] = ['directory', 'password-verifier'];
 
-/** Everything that is wrong with the directory of `server.json`, but for its secrets and files. */
+/** Everything that is wrong with the directory of `server.json`, but for its filter, secrets and files. */
 export function checkDirectory(
-  {
-    Urls,
-    StartTls,
-    UserFilter,
-  }: Pick<NonNullable<ServerSettings['Directory']>, 'StartTls' | 'Urls' | 'UserFilter'>,
+  { Urls, StartTls }: Pick<NonNullable<ServerSettings['Directory']>, 'StartTls' | 'Urls'>,
   { isDevelopment }: { isDevelopment: boolean },
 ): Finding[] {
   const findings: Finding[] = [];
@@ -466,16 +461,25 @@ export function checkDirectory(
       });
     }
   }
-  if (UserFilter !== undefined) {
-    try {
-      FilterParser.parseString(UserFilter.replaceAll('{name}', 'x'));
-    } catch (err) {
-      // The parser repeats the whole filter behind its reason.
-      const [reason] = (err as Error).message.split(':');
-      findings.push({ path: 'Directory.UserFilter', message: `is no LDAP filter (${reason})` });
-    }
-  }
   return findings;
+}
+
+/** What is wrong with a filter of the directory. Its parser is loaded where there is one. */
+export async function checkUserFilter(filter: string): Promise<Finding[]> {
+  const { FilterParser } = await import('ldapts');
+  const path = 'Directory.UserFilter';
+  // The parser overlooks a parenthesis that is never closed; one that is meant is written \28 or \29.
+  if (filter.split('(').length !== filter.split(')').length) {
+    return [{ path, message: 'has a parenthesis without its other half' }];
+  }
+  try {
+    FilterParser.parseString(filter.replaceAll('{name}', 'x'));
+    return [];
+  } catch (err) {
+    // The parser repeats the whole filter behind its reason.
+    const [reason] = (err as Error).message.split(':');
+    return [{ path, message: `is no LDAP filter (${reason})` }];
+  }
 }
 
 /** Why a file name, without .json, cannot be used on every system; undefined if it can. */

@@ -14,6 +14,7 @@ import {
   checkDirectory,
   checkProvider,
   checkResource,
+  checkUserFilter,
   findDeviations,
   findFileNameProblem,
   findProviderDeviations,
@@ -210,6 +211,10 @@ export async function loadConfiguration(
   const secrets = { env, home, mode, digest, platform };
 
   const server = completeServer(serverFile, secrets, issues);
+  const filter = serverFile?.value?.Directory?.UserFilter;
+  if (serverFile !== undefined && filter !== undefined) {
+    (await checkUserFilter(filter)).forEach(reporter(serverFile, issues));
+  }
   if (mode.strictBecause !== undefined && accountsFile !== undefined) {
     const message = `demo accounts are refused ${mode.strictBecause}`;
     issues.push({ file: accountsFile.file, path: '', message, hint: 'remove the file' });

@@ -188,7 +188,9 @@ export function createDirectory(
     inspect: () =>
       hosts.inspect(async (host) => {
         const client = await host.bindService();
-        await search(client, toAnyUserFilter(userFilter));
+        const [entry] = await search(client, toAnyUserFilter(userFilter));
+        if (entry === undefined) throw new Error(`there are no users below ${BaseDn}`);
+        subjectOf(entry);
       }),
   };
 }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { startSlapd } from '../support/directory.ts';
 import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
 import { install } from './postern.ts';
 
@@ -137,6 +138,27 @@ test('docs writes what is missing, and docs --check fails until nothing is', asy
 
   await write('config/schema/client.schema.json', '{}');
   assert.equal((await run(['docs', '--check'])).code, 1);
+});
+
+test('check-config --online signs in to every host of the directory, and says what is wrong', async (t) => {
+  const slapd = await startSlapd(t);
+  const dead = await startSlapd(t);
+  await dead.kill();
+  const server = { Directory: slapd.settings({ Urls: [slapd.url, dead.url] }) };
+  const { run, write, read } = await install(t, { server });
+  const empty = await run(['check-config', '--online']);
+  assert.equal(empty.code, 69);
+  assert.match(empty.stdout, /directory ldaps:\/\/localhost:\d+: there are no users below dc=example,dc=com/);
+  assert.match(empty.stdout, /directory ldaps:\/\/localhost:\d+: connect ECONNREFUSED/);
+  assert.match(empty.stderr, /2 hosts of the directory cannot be used/);
+
+  await slapd.addPerson({ uid: 'dora' });
+  const half = await run(['check-config', '--online']);
+  assert.equal(half.code, 69);
+  assert.ok(half.stdout.includes(`directory ${slapd.url}: answers, and finds users`));
+  const settings = JSON.parse(await read('config/server.json')) as Record<string, unknown>;
+  await write('config/server.json', JSON.stringify({ ...settings, Directory: slapd.settings() }));
+  assert.equal((await run(['check-config', '--online'])).code, 0);
 });
 
 test('check-config --online says of each identity provider whether it answers, and what is wrong', async (t) => {

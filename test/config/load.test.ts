@@ -622,6 +622,13 @@ for (const [PublicUrl, problem] of publicUrlCases) {
   });
 }
 
+const directory = {
+  Kind: 'OpenLdap',
+  Urls: ['ldaps://dc1.example.com'],
+  BindDn: 'cn=postern,dc=example,dc=com',
+  BindPassword: { plain: 'secret' },
+  BaseDn: 'dc=example,dc=com',
+};
 const serverCases: readonly { name: string; settings: object; expected: RegExp }[] = [
   { name: 'a server that mounts nothing', settings: { Mounts: [] }, expected: /Mounts: / },
   {
@@ -664,6 +671,86 @@ const serverCases: readonly { name: string; settings: object; expected: RegExp }
     name: 'a WsFed application of another scheme',
     settings: { WsFed: { PublicUrl: 'https://sso.example.com/WsFed' } },
     expected: /WsFed\.PublicUrl: must be http or https as PublicUrl is/,
+  },
+  {
+    name: 'a directory that would get passwords in clear',
+    settings: { Directory: { ...directory, Urls: ['ldap://dc1.example.com'] } },
+    expected: /Directory\.Urls\[0\]: would send passwords in clear \(write ldaps:\/\/, or set StartTls/,
+  },
+  {
+    name: 'StartTLS over a connection that is encrypted already',
+    settings: { Directory: { ...directory, StartTls: true } },
+    expected: /Directory\.Urls\[0\]: is encrypted from its first byte/,
+  },
+  {
+    name: 'an address of another kind for the directory',
+    settings: { Directory: { ...directory, Urls: ['https://dc1.example.com'] } },
+    expected: /Directory\.Urls\[0\]: must be ldaps:\/\/ or ldap:\/\//,
+  },
+  {
+    name: 'an address of the directory with more than a host',
+    settings: { Directory: { ...directory, Urls: ['ldaps://me:secret@dc1.example.com/dc=x'] } },
+    expected: /Directory\.Urls\[0\]: must be ldaps:\/\/ or ldap:\/\//,
+  },
+  {
+    name: 'a directory without hosts',
+    settings: { Directory: { ...directory, Urls: [] } },
+    expected: /Directory\.Urls: must contain at least one address/,
+  },
+  {
+    name: 'a secret of the directory that is not there',
+    settings: { Directory: { ...directory, BindPassword: { env: 'NOT_SET' } } },
+    expected: /Directory\.BindPassword: the environment variable NOT_SET is not set/,
+  },
+  {
+    name: 'a file of certificates that is not there',
+    settings: { Directory: { ...directory, CaFile: 'ca.pem' } },
+    expected: /Directory\.CaFile: .*ca\.pem cannot be read \(there is no such file\)/,
+  },
+  {
+    name: 'a file of certificates that holds none',
+    settings: { Directory: { ...directory, CaFile: 'config/server.json' } },
+    expected: /Directory\.CaFile: holds no certificate in PEM/,
+  },
+  {
+    name: 'a filter that forgets what was typed',
+    settings: { Directory: { ...directory, UserFilter: '(uid=*)' } },
+    expected: /Directory\.UserFilter: must contain \{name\}/,
+  },
+  {
+    name: 'a filter whose attribute is what was typed',
+    settings: { Directory: { ...directory, UserFilter: '({name}=x)' } },
+    expected: /Directory\.UserFilter: must compare \{name\} by = alone/,
+  },
+  {
+    name: 'a filter that compares what was typed by a rule',
+    settings: { Directory: { ...directory, UserFilter: '(&(uid={name})(cn:caseExactMatch:={name}))' } },
+    expected: /Directory\.UserFilter: must compare \{name\} by = alone/,
+  },
+  {
+    name: 'a filter that is none',
+    settings: { Directory: { ...directory, UserFilter: '(&(uid={name})' } },
+    expected: /Directory\.UserFilter: has a parenthesis without its other half/,
+  },
+  {
+    name: 'a filter without an attribute',
+    settings: { Directory: { ...directory, UserFilter: '(&(uid={name})(=x))' } },
+    expected: /Directory\.UserFilter: is no LDAP filter \(Invalid attribute name\)/,
+  },
+  {
+    name: 'a property that the directory does not have',
+    settings: { Directory: { ...directory, UpnSuffixes: ['example.com'] } },
+    expected: /Directory.*UpnSuffixes/,
+  },
+  {
+    name: 'a password verifier over http',
+    settings: { PasswordVerifier: { Url: 'http://verify.example.com/', Secret: { plain: 'x' } } },
+    expected: /PasswordVerifier\.Url: must be https/,
+  },
+  {
+    name: 'a password verifier without its secret',
+    settings: { PasswordVerifier: { Url: 'https://verify.example.com/', Secret: { file: 'no.txt' } } },
+    expected: /PasswordVerifier\.Secret: .*no\.txt cannot be read/,
   },
   {
     name: 'a short cookie key',
@@ -712,6 +799,39 @@ test('paths start at the folder that contains config/', async (t) => {
   assert.equal(server.DataFolder, join(home, 'data'));
   assert.deepEqual(server.OidcSigningCertificate, { KeyFile: join(home, 'oidc.key'), Passphrase: 'word' });
   assert.deepEqual(server.CookieKeys, [cookieKey]);
+});
+
+test('the directory may be plain ldap on this machine, in Development alone', async (t) => {
+  const Directory = {
+    ...directory,
+    Urls: 'ldap://localhost:389 ldap://127.0.0.1',
+    BindPassword: { env: 'BIND' },
+  };
+  const env = { BIND: 'secret', COOKIE_KEY: cookieKey };
+  const { server } = await load(t, { 'server.json': { ...development, Directory } }, env);
+  const { BindPassword, Timeout, DirectoryDown, DirectoryDownMaxAge } = server.Directory ?? {};
+  assert.deepEqual(
+    [BindPassword, Timeout, DirectoryDown, DirectoryDownMaxAge],
+    ['secret', 5, 'Allow', 14_400],
+  );
+  await assertIssues(
+    t,
+    { '../oidc.key': 'x', 'server.json': { ...production, Directory } },
+    [/Directory\.Urls\[0\]: would send/, /Directory\.Urls\[1\]: would send/],
+    env,
+  );
+});
+
+test('an identity provider cannot have the name of a source of passwords', async (t) => {
+  const provider = { Type: 'WsFed', MetadataAddress: 'https://sts.example.com/metadata' };
+  await assertIssues(
+    t,
+    { 'providers/Directory.json': provider, 'providers/password-verifier.json': provider },
+    [
+      /Directory\.json: : Directory is the name of a source of passwords/,
+      /password-verifier\.json: : password-verifier is the name of a source of passwords/,
+    ],
+  );
 });
 
 test('what is for development stops the start of anything else', async (t) => {
