@@ -60,8 +60,8 @@ export type ExternalResult =
 export interface AccountLink {
   readonly issuer: string;
   readonly subject: string;
-  /** When its source was last asked and said that all is well, or the link was made. Seconds since the epoch. */
-  readonly checkedAt: number;
+  /** When a directory last said that all is well, in seconds since the epoch; undefined where none ever has. */
+  readonly checkedAt: number | undefined;
 }
 
 export interface ExternalLogins {
@@ -172,13 +172,13 @@ export function createExternalLogins({
 
     async findLinks(accountName) {
       const rows = await db<Row>(`${table} as login`)
-        .select('login.issuer', 'login.subject', 'login.checkedAt', 'login.createdAt')
+        .select('login.issuer', 'login.subject', 'login.checkedAt')
         .innerJoin('OidcUser as user', 'user.normalizedName', 'login.normalizedName')
         .where({ 'login.normalizedName': accountName.toLowerCase(), 'user.passwordHash': null });
-      return rows.map(({ issuer, subject, checkedAt, createdAt }) => ({
+      return rows.map(({ issuer, subject, checkedAt }) => ({
         issuer: String(issuer),
         subject: String(subject),
-        checkedAt: toNumber(checkedAt) ?? toNumber(createdAt) ?? 0,
+        checkedAt: toNumber(checkedAt) ?? undefined,
       }));
     },
 

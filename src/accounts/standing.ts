@@ -86,6 +86,13 @@ export function createStanding(needs: Needs): Standing {
       return 'good';
     }
     const answer = await check(link.subject);
+    // Windows has identities of domains that this directory does not hold: it cannot lose whom it never knew.
+    const isUnknownThere =
+      answer.kind === 'unavailable' || (answer.kind === 'ended' && answer.reason === 'gone');
+    if (link.checkedAt === undefined && isUnknownThere) {
+      remember(key, answer.kind === 'unavailable' ? outageSeconds : rememberedSeconds);
+      return 'good';
+    }
     switch (answer.kind) {
       case 'good':
         await externalLogins.noteChecked(link);
@@ -111,7 +118,7 @@ export function createStanding(needs: Needs): Standing {
   }
 
   function judgeOutage(
-    { checkedAt }: AccountLink,
+    { checkedAt = 0 }: AccountLink,
     { accountId, key, reason }: { accountId: string; key: string; reason: string },
   ): Verdict {
     const rest = checkedAt + maxAgeSeconds - now();

@@ -10,7 +10,12 @@ import type { PasswordSource, SourceAnswer, SourceIdentity } from '../accounts/c
 import type { DirectoryStanding, StandingSource } from '../accounts/standing.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { createDirectoryHosts, type DirectoryHost, type DirectorySettings } from './hosts.ts';
+import {
+  createDirectoryHosts,
+  type DirectoryHost,
+  type DirectorySettings,
+  UnusableEntryError,
+} from './hosts.ts';
 import { both, directoryKinds, textOf, valuesOf } from './kinds.ts';
 
 export interface Directory extends PasswordSource, StandingSource {
@@ -65,7 +70,8 @@ export function createDirectory(
 
   function subjectOf(entry: Entry): string {
     const [value] = valuesOf(entry, kind.subjectAttribute);
-    if (value === undefined) throw new Error(`${settings.BindDn} cannot read ${kind.subjectAttribute}`);
+    if (value === undefined)
+      throw new UnusableEntryError(`${settings.BindDn} cannot read ${kind.subjectAttribute}`);
     return kind.toSubject(value);
   }
 

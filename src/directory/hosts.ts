@@ -7,7 +7,7 @@
  */
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import { connect as connectTls, createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
-import { Client, ResultCodeError } from 'ldapts';
+import { BerReader, Client, ResultCodeError } from 'ldapts';
 import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
@@ -24,6 +24,11 @@ export interface DirectoryHost {
   bind(dn: string, password: string): Promise<Client>;
   /** The same for the account that searches. */
   bindService(): Promise<Client>;
+}
+
+/** Something is wrong with one entry, and not with the host that has it. */
+export class UnusableEntryError extends Error {
+  override readonly name = 'UnusableEntryError';
 }
 
 export type Question<Answer> = (host: DirectoryHost) => Promise<Answer>;
@@ -78,10 +83,12 @@ export function createDirectoryHosts(
   async function askHost<Answer>(url: string, question: Question<Answer>): Promise<Answer> {
     const sockets: Socket[] = [];
     const clients: Client[] = [];
+    let isOver = false;
     const track = <Tracked extends Socket>(socket: Tracked): Tracked => {
       sockets.push(socket);
       return socket;
     };
+    let inClear = Buffer.alloc(0);
     const { hostname } = new URL(url);
     const host = hostname.replace(/^\[|\]$/g, '');
     const tls = {
@@ -95,19 +102,33 @@ export function createDirectoryHosts(
     async function bind(dn: string, password: string): Promise<Client> {
       // Without a password a bind proves nothing, and succeeds (RFC 4513 section 5.1.2).
       if (password === '') throw new Error('a bind needs a password');
+      if (isOver) throw new Error('the question is over');
+      inClear = Buffer.alloc(0);
       const client = new Client({
         url,
         timeout: timeoutMs,
         connectTimeout: timeoutMs,
         strictDN: false,
-        createConnection: ((...given: Parameters<typeof connectTcp>) =>
-          track(connectTcp(...given))) as typeof connectTcp,
-        createSecureConnection: ((...given: Parameters<typeof connectTls>) =>
-          track(connectTls(...given))) as typeof connectTls,
+        createConnection: ((...given: Parameters<typeof connectTcp>) => {
+          const socket = track(connectTcp(...given));
+          if (!settings.StartTls) return socket;
+          return socket.on('data', (data: Buffer) => {
+            inClear = Buffer.concat([inClear, data]);
+          });
+        }) as typeof connectTcp,
+        createSecureConnection: ((...given: Parameters<typeof connectTls>) => {
+          // What somebody on the way adds to the answer in clear would be read as the beginning of the next one.
+          if (settings.StartTls && !isOneMessage(inClear)) throw new Error('more than an answer to StartTLS');
+          return track(connectTls(...given));
+        }) as typeof connectTls,
         ...(url.startsWith('ldaps:') ? { tlsOptions: tls } : undefined),
       });
       clients.push(client);
-      if (settings.StartTls) await client.startTLS({ ...tls });
+      if (settings.StartTls) {
+        await client.startTLS({ ...tls }).catch((cause: unknown) => {
+          throw new Error(`StartTLS failed: ${explain(cause)}`, { cause });
+        });
+      }
       await client.bind(dn, password);
       return client;
     }
@@ -129,6 +150,7 @@ export function createDirectoryHosts(
       return await Promise.race([answer, deadline]);
     } finally {
       clearTimeout(timer);
+      isOver = true;
       answer.catch(() => undefined);
       for (const client of clients) client.unbind().catch(() => undefined);
       for (const socket of sockets) {
@@ -158,7 +180,7 @@ export function createDirectoryHosts(
           const reason = explain(err);
           reasons.push(`${url}: ${reason}`);
           cause = err;
-          failedAt.set(url, now());
+          if (isFaultOfHost(err)) failedAt.set(url, now());
           log.warn({ url, reason }, 'host of the directory failed');
         }
       }
@@ -185,6 +207,18 @@ function unavailable(reasons: string, cause?: unknown): ServerError {
     hint: reasons,
     cause,
   });
+}
+
+/** Whether the host is to be asked after the others: one user's entry must not take the directory from all. */
+function isFaultOfHost(err: unknown): boolean {
+  if (err instanceof UnusableEntryError) return false;
+  // busy and unavailable say it of themselves.
+  return !(err instanceof ResultCodeError) || err.code === 51 || err.code === 52;
+}
+
+function isOneMessage(bytes: Buffer): boolean {
+  const reader = new BerReader(bytes);
+  return reader.readSequence() !== null && reader.offset + reader.length === bytes.length;
 }
 
 /** In one line: what a directory says of itself may have several. */

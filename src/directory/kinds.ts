@@ -16,7 +16,7 @@ import {
   ResultCodeError,
 } from 'ldapts';
 import type { SourceChange } from '../accounts/credentials.ts';
-import type { DirectoryHost } from './hosts.ts';
+import { type DirectoryHost, UnusableEntryError } from './hosts.ts';
 
 /** What a directory says against a bind of somebody who is there. */
 export type BindRefusal =
@@ -250,7 +250,7 @@ export function both(first: Filter, second: Filter): Filter {
 /** `S-1-5-21-…` of a SID's bytes ([MS-DTYP] section 2.4.2.2). */
 function toSidText(bytes: Buffer): string {
   const count = bytes[1] ?? 0;
-  if (bytes.length !== 8 + 4 * count) throw new Error('objectSid is no SID');
+  if (bytes.length !== 8 + 4 * count) throw new UnusableEntryError('objectSid is no SID');
   const parts = Array.from({ length: count }, (_, index) => bytes.readUInt32LE(8 + 4 * index));
   return ['S', bytes[0], bytes.readUIntBE(2, 6), ...parts].join('-');
 }

@@ -41,7 +41,7 @@ export const texts = {
       credentials: 'The name or the password is wrong. Check both and try again.',
       'form-expired': 'This form was open for too long or came from another window. Please try again.',
       unavailable:
-        'Your password could not be checked, because the directory of your organisation does not answer at the moment. Try again in a few minutes. Accounts that have their password on this server can sign in.',
+        'Your password could not be checked: the directory of your organisation does not answer. Try again in a few minutes. Accounts of this server itself can sign in.',
       busy: 'There were too many attempts just now. Wait a minute, then try again.',
     },
   },

@@ -1,5 +1,6 @@
 /** A directory as the second source of passwords: OpenLDAP, as Debian has it. */
 import assert from 'node:assert/strict';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { decodeJwt } from 'jose';
@@ -129,7 +130,7 @@ test('an empty password never reaches the directory', async (t) => {
   const { back } = await signIn(server, 'dora', '');
   assert.match(back.body, wrong);
   assert.equal((await grant(server, 'dora', '')).status, 400);
-  assert.doesNotMatch(slapd.log().slice(before), /BIND|SRCH/);
+  assert.doesNotMatch(slapd.log().slice(before), /BIND dn="(cn=service|uid)|SRCH/);
 });
 
 test('a name that two entries have is nobody’s', async (t) => {
@@ -289,9 +290,58 @@ test('a certificate of somebody else’s, or for another name, is refused by lda
     const { back } = await signIn(server, 'dora');
     assert.match(back.body, down, JSON.stringify(settings));
     assert.match(server.logText(), /certificate|altnames/i, JSON.stringify(settings));
-    assert.doesNotMatch(slapd.log().slice(before), /BIND/, 'no password was sent');
+    assert.doesNotMatch(slapd.log().slice(before), /BIND dn="cn=service/, 'no password was sent');
     await server.stop();
   }
+});
+
+test('what somebody on the way puts behind the answer to StartTLS does not become the answer to a bind', async (t) => {
+  const slapd = await startSlapd(t);
+  await slapd.addPerson({ uid: 'dora' });
+  // A success for the next message, whose text is the 14 bytes of the refusal that really comes, encrypted.
+  const success = Buffer.from('301a02010361150a01000400040e', 'hex');
+  let connections = 0;
+  const middle = createServer((client) => {
+    connections += 1;
+    const isAttacked = connections === 2;
+    const behind = connect(Number(new URL(slapd.plainUrl).port), '127.0.0.1');
+    for (const socket of [client, behind]) socket.on('error', () => undefined);
+    client.pipe(behind);
+    let isFirst = true;
+    behind.on('data', (data) => {
+      client.write(isFirst && isAttacked ? Buffer.concat([data, success]) : data);
+      isFirst = false;
+    });
+    client.on('close', () => behind.destroy());
+  });
+  await new Promise<void>((resolve) => middle.listen(0, '127.0.0.1', resolve));
+  t.after(() => middle.close());
+  const { port } = middle.address() as AddressInfo;
+  const settings = { Urls: [`ldap://localhost:${port}`], StartTls: true };
+  const server = await startTestServer(t, { server: { Directory: slapd.settings(settings) } });
+  const { back } = await signIn(server, 'dora', 'wrong');
+  assert.equal(connections, 2);
+  assert.equal(back.status, 503, 'not signed in');
+  assert.match(server.logText(), /more than an answer to StartTLS/);
+  assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+});
+
+test('an identity of Windows that the directory has never known is not its to end', async (t) => {
+  let time = Math.floor(Date.now() / 1000);
+  const { server, slapd, dn } = await start(t, {
+    directory: { DirectoryDown: 'Deny' },
+    now: () => time,
+  });
+  const { body } = await signInAndRedeem({ issuer: server.issuer, ...offline, user: 'dora', password });
+  await server.context.db.knex('OidcUserLogin').update({ checkedAt: null });
+  await slapd.kill();
+  const first = await refresh(server, body.refresh_token);
+  assert.equal(first.status, 200);
+  await slapd.restart();
+  time += 400;
+  await slapd.remove(dn);
+  assert.equal((await refresh(server, first.body.refresh_token)).status, 200);
+  assert.deepEqual(events(server, 'directory-account-ended'), []);
 });
 
 test('a password that must be changed is changed in the directory, by the present one', async (t) => {
