@@ -147,3 +147,13 @@ for (const [name, reason, attributes] of endings) {
     assert.deepEqual([event?.accountId, event?.reason], ['EXAMPLE\\dora', reason]);
   });
 }
+
+test('one entry that cannot be read does not take the directory from everybody', async (t) => {
+  const { server, directory } = await start(t, { DirectoryDown: 'Deny' });
+  const { body } = await signInAndRedeem({ issuer: server.issuer, ...offline, user: 'dora', password });
+  const odd = await directory.addUser('odd');
+  await directory.slapd.set(odd, { objectSid: ['no SID'] });
+  assert.equal((await signIn(server, 'odd')).back.status, 503);
+  assert.match(server.logText(), /objectSid is no SID/);
+  assert.equal((await refresh(server, body.refresh_token)).status, 200);
+});

@@ -74,7 +74,7 @@ function pages(text: (name: string) => string, url: (name: string) => string): R
       asksForName: true,
       problem: { heading: text('heading'), message: text('message') },
     }),
-    changePassword: changePasswordPage({ ...form, error: text('error') }),
+    changePassword: changePasswordPage({ ...form, asksCurrent: true, error: text('error') }),
     consent: consentPage({
       ...form,
       clientUri: url('client'),
@@ -294,6 +294,25 @@ test('a new password is asked for twice, with the account name for password mana
   assert.equal(field('username')?.value, 'alice');
   assert.equal(field('newPassword')?.autocomplete, 'new-password');
   assert.equal(field('repeatPassword')?.autocomplete, 'new-password');
+  assert.equal(field('currentPassword'), undefined);
+});
+
+test('the present password is asked for, first and with the focus, where nobody has kept it', () => {
+  const page = changePasswordPage({ ...form, userName: 'alice', asksCurrent: true });
+  const inputs = named(parse(page), 'input').map(({ attributes }) => attributes);
+  const passwords = inputs.filter(({ type }) => type === 'password');
+  assert.deepEqual(
+    passwords.map(({ name, autocomplete }) => [name, autocomplete]),
+    [
+      ['currentPassword', 'current-password'],
+      ['newPassword', 'new-password'],
+      ['repeatPassword', 'new-password'],
+    ],
+  );
+  assert.deepEqual(
+    inputs.filter(({ autofocus }) => autofocus !== undefined).map(({ name }) => name),
+    ['currentPassword'],
+  );
 });
 
 const consent = { ...form, userName: 'alice', offline: false, canRemember: false };
