@@ -84,8 +84,11 @@ export function createDirectoryHosts(
     const sockets: Socket[] = [];
     const clients: Client[] = [];
     let isOver = false;
+    const { promise: failure, reject: fail } = Promise.withResolvers<never>();
     const track = <Tracked extends Socket>(socket: Tracked): Tracked => {
       sockets.push(socket);
+      // With StartTLS the library waits on for what can no longer come. What it has to say itself comes first.
+      socket.once('close', () => setImmediate(() => fail(new Error('the connection was lost'))));
       return socket;
     };
     let inClear = Buffer.alloc(0);
@@ -104,13 +107,20 @@ export function createDirectoryHosts(
       if (password === '') throw new Error('a bind needs a password');
       if (isOver) throw new Error('the question is over');
       inClear = Buffer.alloc(0);
+      // The library makes a new connection where the old one is gone: in clear with StartTLS, and signed in as nobody.
+      let isConnected = false;
+      const connectOnce = <Tracked extends Socket>(make: () => Tracked): Tracked => {
+        if (isConnected) throw new Error('the connection was lost');
+        isConnected = true;
+        return track(make());
+      };
       const client = new Client({
         url,
         timeout: timeoutMs,
         connectTimeout: timeoutMs,
         strictDN: false,
         createConnection: ((...given: Parameters<typeof connectTcp>) => {
-          const socket = track(connectTcp(...given));
+          const socket = connectOnce(() => connectTcp(...given));
           if (!settings.StartTls) return socket;
           return socket.on('data', (data: Buffer) => {
             inClear = Buffer.concat([inClear, data]);
@@ -118,7 +128,8 @@ export function createDirectoryHosts(
         }) as typeof connectTcp,
         createSecureConnection: ((...given: Parameters<typeof connectTls>) => {
           // What somebody on the way adds to the answer in clear would be read as the beginning of the next one.
-          if (settings.StartTls && !isOneMessage(inClear)) throw new Error('more than an answer to StartTLS');
+          if (!settings.StartTls) return connectOnce(() => connectTls(...given));
+          if (!isOneMessage(inClear)) throw new Error('more than an answer to StartTLS');
           return track(connectTls(...given));
         }) as typeof connectTls,
         ...(url.startsWith('ldaps:') ? { tlsOptions: tls } : undefined),
@@ -133,8 +144,7 @@ export function createDirectoryHosts(
       return client;
     }
 
-    const { promise: deadline, reject } = Promise.withResolvers<never>();
-    const timer = setTimeout(() => reject(new Error(`no answer within ${settings.Timeout} s`)), timeoutMs);
+    const timer = setTimeout(() => fail(new Error(`no answer within ${settings.Timeout} s`)), timeoutMs);
     const answer = question({
       bind,
       async bindService() {
@@ -147,7 +157,7 @@ export function createDirectoryHosts(
       },
     });
     try {
-      return await Promise.race([answer, deadline]);
+      return await Promise.race([answer, failure]);
     } finally {
       clearTimeout(timer);
       isOver = true;

@@ -50,14 +50,14 @@ test('migrate makes the tables with the demo accounts, once, and --plan only tel
   const plan = await run(['migrate', '--plan']);
   assert.deepEqual(
     [plan.code, plan.stdout],
-    [0, '0001-tokens\n0002-accounts\n0003-last-use\n0004-external-logins\n'],
+    [0, '0001-tokens\n0002-accounts\n0003-last-use\n0004-external-logins\n0005-directory-checks\n'],
   );
   assert.equal((await run(['migrate', '--plan'])).stdout, plan.stdout);
 
   const first = await run(['migrate']);
   assert.match(
     first.stdout,
-    /^applied 0001-tokens\napplied 0002-accounts\napplied 0003-last-use\napplied 0004-external-logins\nadded the demo accounts .*alice.*\n$/,
+    /^applied 0001-tokens\napplied 0002-accounts\napplied 0003-last-use\napplied 0004-external-logins\napplied 0005-directory-checks\nadded the demo accounts .*alice.*\n$/,
   );
   assert.equal((await run(['migrate'])).stdout, 'nothing to migrate\n');
   assert.equal((await run(['migrate', '--plan'])).stdout, 'nothing to migrate\n');
@@ -71,7 +71,7 @@ test('a command that needs the tables says how to make them', async (t) => {
     assert.equal(code, 78);
     assert.match(
       stderr,
-      /lacks the migrations 0001-tokens, 0002-accounts, 0003-last-use, 0004-external-logins\n {2}run "postern migrate"/,
+      /lacks the migrations 0001-tokens, 0002-accounts, 0003-last-use, 0004-external-logins, 0005-directory-checks\n {2}run "postern migrate"/,
     );
   }
 });
@@ -121,6 +121,7 @@ test('an account is added with the first line of standard input as its password'
         windowsName: 'EXAMPLE\\pat',
         disabled: false,
         mustChangePassword: true,
+        hasPassword: true,
         stamp: verified.kind === 'refused' ? '' : verified.account.stamp,
       },
     },

@@ -1,6 +1,6 @@
 /** A directory as the second source of passwords: OpenLDAP, as Debian has it. */
 import assert from 'node:assert/strict';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { decodeJwt } from 'jose';
@@ -325,6 +325,43 @@ test('what somebody on the way puts behind the answer to StartTLS does not becom
   assert.match(server.logText(), /more than an answer to StartTLS/);
   assert.ok(isSignedIn((await signIn(server, 'dora')).back));
 });
+
+for (const encryption of ['ldaps', 'StartTLS']) {
+  test(`a connection by ${encryption} that is lost in the middle is not replaced by one that is nobody’s`, async (t) => {
+    const slapd = await startSlapd(t);
+    const dn = await slapd.addPerson({ uid: 'dora' });
+    await addGroup(slapd, 'Editors', [dn]);
+    const clients: Socket[] = [];
+    const target = encryption === 'ldaps' ? slapd.url : slapd.plainUrl;
+    // While the password is proved on the second connection, the first one goes.
+    const middle = createServer((client) => {
+      clients.push(client);
+      const behind = connect(Number(new URL(target).port), '127.0.0.1');
+      for (const socket of [client, behind]) socket.on('error', () => undefined);
+      client.pipe(behind).pipe(client);
+      client.on('close', () => behind.destroy());
+      if (clients.length === 2) clients[0]?.destroy();
+    });
+    await new Promise<void>((resolve) => middle.listen(0, '127.0.0.1', resolve));
+    t.after(() => middle.close());
+    const { port } = middle.address() as AddressInfo;
+    const settings = {
+      Urls: [target.replace(/\d+$/, String(port))],
+      StartTls: encryption === 'StartTLS',
+      Timeout: 10,
+      GroupBaseDn: `ou=groups,${base}`,
+    };
+    const server = await startTestServer(t, { server: { Directory: slapd.settings(settings) } });
+    const begun = performance.now();
+    const { back } = await signIn(server, 'dora');
+    assert.equal(back.status, 503);
+    assert.ok(performance.now() - begun < 8000, 'long before the time is over');
+    assert.equal(clients.length, 2);
+    assert.match(server.logText(), /the connection was lost/);
+    assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+    assert.deepEqual((await server.context.accounts.find('dora'))?.roles, ['Editors']);
+  });
+}
 
 test('an identity of Windows that the directory has never known is not its to end', async (t) => {
   let time = Math.floor(Date.now() / 1000);
