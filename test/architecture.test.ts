@@ -35,6 +35,7 @@ const composers = ['src/main', 'src/commands', 'src/server'];
 /** Where a library's values may be imported, and where its types may be as well. */
 const libraries: Readonly<Record<string, { values: readonly string[]; types: readonly string[] }>> = {
   knex: { values: ['src/store', 'src/accounts'], types: ['migrations'] },
+  ldapts: { values: ['src/directory', 'src/config'], types: [] },
   'oidc-provider': {
     values: ['src/provider', 'src/login', 'src/store', 'src/server'],
     types: ['src/registry', 'src/http', 'src/context'],

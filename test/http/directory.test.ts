@@ -612,8 +612,19 @@ test('statements: a sign-in by the directory, its refresh and its introspection'
     await run();
     return statements.length;
   };
+  const [byPage, local] = [
+    await authorize({ issuer: server.issuer, ...mvc }),
+    await authorize({ issuer: server.issuer, ...mvc }),
+  ];
+  const own = await count(() => local.signIn());
+  // Whose link it is, the account, and the time of the answer.
+  assert.equal(
+    await count(() => byPage.signIn(byPage.page, 'dora', password)),
+    own + 3,
+    statements.join('\n'),
+  );
   assert.equal(await count(() => introspect(server, body.access_token)), 1, statements.join('\n'));
   assert.equal(await count(() => refresh(server, body.refresh_token)), 8, statements.join('\n'));
-  const local = await signInAndRedeem({ issuer: server.issuer, ...offline });
-  assert.equal(await count(() => introspect(server, local.body.access_token)), 1, statements.join('\n'));
+  const alice = await signInAndRedeem({ issuer: server.issuer, ...offline });
+  assert.equal(await count(() => introspect(server, alice.body.access_token)), 1, statements.join('\n'));
 });
