@@ -44,6 +44,14 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0004-ext
 commit;
 go
 
+-- 0005-directory-checks
+set xact_abort on;
+begin transaction;
+ALTER TABLE [postern].[OidcUserLogin] ADD [checkedAt] bigint null;
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0005-directory-checks');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
