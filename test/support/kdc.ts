@@ -1,12 +1,11 @@
 /** A Kerberos realm for tests: a KDC of MIT's in a folder of its own, on a free port. */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { requireCommand } from './requirements.ts';
-import { findFreePort } from './start-server.ts';
+import { findFreePort, untilOpen } from './start-server.ts';
 
 export const realm = 'EXAMPLE.TEST';
 
@@ -109,17 +108,4 @@ export async function startKdc(t: TestContext, { users }: { users: readonly stri
       return { ...env, KRB5CCNAME: cache };
     },
   };
-}
-
-async function untilOpen(port: number): Promise<void> {
-  for (let attempt = 0; attempt < 100; attempt += 1) {
-    const isOpen = await new Promise<boolean>((resolve) => {
-      const socket = connect(port, '127.0.0.1', () => resolve(true));
-      socket.once('error', () => resolve(false));
-      socket.once('connect', () => socket.destroy());
-    });
-    if (isOpen) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error('the KDC does not start');
 }

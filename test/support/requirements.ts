@@ -54,6 +54,13 @@ export function requireCommand(t: TestContext, name: string, debianPackage = nam
   );
 }
 
+/** Path of a file, and the Debian package that has it. Without it the test ends here, skipped. */
+export function requireFile(t: TestContext, file: string, debianPackage: string): string {
+  return isFile(file)
+    ? file
+    : skip(t, `no ${file} found: install it (Debian: apt-get install ${debianPackage})`);
+}
+
 /**
  * Folder whose `node_modules` has the package `kerberos`, from TEST_KERBEROS: it is native code, which `npm ci`
  * does not install. Without it the test ends here, skipped.
