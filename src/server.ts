@@ -200,7 +200,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   const listener = starting.use(
     await openListener(app.callback(), settings.Listener, {
-      ...(negotiate === undefined ? undefined : { maxHeaderBytes: kerberosHeaderBytes }),
+      // Proxies may pass on what they have read.
+      ...(windowsLogin === undefined ? undefined : { maxHeaderBytes: kerberosHeaderBytes }),
     }),
   );
   if (settings.Metrics !== undefined) {

@@ -6,6 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Knex } from 'knex';
+import { ownSources } from '../config/checks.ts';
 import type { Provider } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
@@ -34,6 +35,9 @@ export interface ExternalIdentity {
 
 /** What a link is of. */
 export type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: string };
+
+/** What Windows, the directory and the password verifier are called in links. */
+const ownIssuers = /^urn:(windows|directory|password-verifier)$/i;
 
 function isLinkable(identity: ExternalIdentity): identity is ExternalIdentity & Linkable {
   return identity.subject !== undefined;
@@ -192,6 +196,9 @@ export function createExternalLogins({
 
     async resolve(provider, identity, { isReserved, isProvider }) {
       if (identity.subject === '') return refused('name-missing');
+      // What vouches for accounts in this server has names that nobody else may use.
+      if (ownIssuers.test(identity.issuer) && !ownSources.includes(provider.Name))
+        return refused('issuer-of-another');
       const linkable = isLinkable(identity) ? identity : undefined;
       const linked = linkable && (await findLink(linkable));
       if (linked !== undefined) {

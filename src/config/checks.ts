@@ -432,8 +432,66 @@ export function findProviderDeviations(provider: Provider): Finding[] {
       ];
 }
 
-/** The names under which accounts are linked to where their passwords are verified: no identity provider's. */
-export const passwordSources: readonly string[] = ['directory', 'password-verifier'];
+/** The names under which accounts are linked to what vouches for them here, and no identity provider's. */
+export const ownSources: readonly string[] = ['directory', 'password-verifier', 'windows'];
+
+/** Headers that have a meaning already, and are rewritten or read on the way. */
+const takenHeaders =
+  /^(authorization|connection|content-.*|cookie|host|sec-.*|transfer-encoding|x-forwarded-.*)$/i;
+
+/** Everything that is wrong with Windows sign-in among the other settings. */
+export function* checkWindowsLogin(
+  { Header, Names, Negotiate, Ticket }: NonNullable<ServerSettings['WindowsLogin']>,
+  { platform, wsFedUrl }: { platform: NodeJS.Platform; wsFedUrl: string },
+): Generator<Finding> {
+  if (Negotiate !== undefined && platform === 'win32') {
+    yield {
+      path: 'WindowsLogin.Negotiate',
+      message: 'does not work where the server itself runs on Windows',
+      hint: 'use Ticket with the handler for IIS in deploy/iis/WinLogin',
+    };
+  }
+  if (Header !== undefined) {
+    for (const property of ['Name', 'SecretName'] as const) {
+      if (!takenHeaders.test(Header[property])) continue;
+      yield { path: `WindowsLogin.Header.${property}`, message: `${Header[property]} has a meaning already` };
+    }
+    if (Header.Name.toLowerCase() === Header.SecretName.toLowerCase()) {
+      yield { path: 'WindowsLogin.Header.SecretName', message: 'must be another header than Name' };
+    }
+    for (const [index, address] of Header.From.entries()) {
+      if (!/\/0+$/.test(address)) continue;
+      yield { path: `WindowsLogin.Header.From[${index}]`, message: 'is every address, not that of a proxy' };
+    }
+  }
+  if (Ticket !== undefined) {
+    const [handler, application] = [new URL(Ticket.HandlerUrl), new URL(wsFedUrl)];
+    const path = 'WindowsLogin.Ticket.HandlerUrl';
+    // On another site the browser would come back without the cookie that it left with.
+    if (handler.protocol !== application.protocol || handler.hostname !== application.hostname) {
+      yield {
+        path,
+        message: `must be ${application.protocol}//${application.hostname}, as the WsFed application is`,
+      };
+    }
+    if (handler.search !== '' || handler.hash !== '') {
+      yield { path, message: 'must have no query and no fragment' };
+    }
+    const isOurs = `${handler.pathname}/`.toLowerCase().startsWith(`${application.pathname}/`.toLowerCase());
+    if (handler.origin === application.origin && isOurs) {
+      yield { path, message: 'is an address of the WsFed application itself' };
+    }
+  }
+  for (const [index, { From, To }] of Names.entries()) {
+    const path = `WindowsLogin.Names[${index}]`;
+    if (From.includes('*') !== To.includes('*')) {
+      yield { path, message: 'has a * in one of From and To only' };
+    }
+    if (From !== From.trim() || To !== To.trim()) {
+      yield { path, message: 'begins or ends with a blank' };
+    }
+  }
+}
 
 /** Everything that is wrong with the directory of `server.json`, but for its filter, secrets and files. */
 export function checkDirectory(

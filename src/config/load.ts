@@ -15,11 +15,12 @@ import {
   checkProvider,
   checkResource,
   checkUserFilter,
+  checkWindowsLogin,
   findDeviations,
   findFileNameProblem,
   findProviderDeviations,
   localLogin,
-  passwordSources,
+  ownSources,
   requiresPkce,
   scopeNames,
 } from './checks.ts';
@@ -290,11 +291,11 @@ export async function loadConfiguration(
         hint: 'rename the file',
       });
     }
-    if (passwordSources.includes(name.toLowerCase())) {
+    if (ownSources.includes(name.toLowerCase())) {
       issues.push({
         file,
         path: '',
-        message: `${name} is the name of a source of passwords`,
+        message: `${name} is the name of what vouches for accounts in this server itself`,
         hint: 'rename the file',
       });
     }
@@ -527,18 +528,21 @@ function completeServer(
   if (new URL(wsFedUrl).pathname === new URL(settings.PublicUrl).pathname && settings.Mounts.length > 1) {
     report({ path: 'WsFed.PublicUrl', message: 'must have another path than PublicUrl' });
   }
+  if (settings.EnableWindowsLogin && !settings.Mounts.includes('WsFed')) {
+    report({ path: 'EnableWindowsLogin', message: 'needs WsFed among Mounts' });
+  }
+  for (const finding of WindowsLogin === undefined
+    ? []
+    : checkWindowsLogin(WindowsLogin, { platform: secrets.platform, wsFedUrl })) {
+    report(finding);
+  }
   return {
     ...settings,
     WsFed: { PublicUrl: wsFedUrl },
     ...(WindowsLogin === undefined
       ? undefined
       : {
-          WindowsLogin: completeWindowsLogin(
-            WindowsLogin,
-            { existing, longSecrets, platform: secrets.platform },
-            wsFedUrl,
-            report,
-          ),
+          WindowsLogin: completeWindowsLogin(WindowsLogin, existing, longSecrets),
         }),
     ...(WsFedSigningCertificate === undefined
       ? undefined
@@ -623,37 +627,9 @@ function completeDatabase(
 
 function completeWindowsLogin(
   { Header, Negotiate, Ticket, ...settings }: NonNullable<ServerSettings['WindowsLogin']>,
-  {
-    existing,
-    longSecrets,
-    platform,
-  }: {
-    existing: (file: string, path: string) => string;
-    longSecrets: (references: readonly SecretReference[], property: string) => string[];
-    platform: NodeJS.Platform;
-  },
-  wsFedUrl: string,
-  report: Report,
+  existing: (file: string, path: string) => string,
+  longSecrets: (references: readonly SecretReference[], property: string) => string[],
 ): NonNullable<Server['WindowsLogin']> {
-  if (Negotiate !== undefined && platform === 'win32') {
-    report({
-      path: 'WindowsLogin.Negotiate',
-      message: 'does not work where the server itself runs on Windows',
-      hint: 'use Ticket with the handler for IIS in deploy/iis/WinLogin',
-    });
-  }
-  // On another site the browser would come back without the cookie that it left with.
-  if (Ticket !== undefined && new URL(Ticket.HandlerUrl).hostname !== new URL(wsFedUrl).hostname) {
-    report({
-      path: 'WindowsLogin.Ticket.HandlerUrl',
-      message: `must be on the host of the WsFed application, ${new URL(wsFedUrl).hostname}`,
-    });
-  }
-  for (const [index, { From, To }] of settings.Names.entries()) {
-    if (From.includes('*') !== To.includes('*')) {
-      report({ path: `WindowsLogin.Names[${index}]`, message: 'has a * in one of From and To only' });
-    }
-  }
   return {
     ...settings,
     ...(Negotiate === undefined

@@ -105,7 +105,7 @@ export function createWsFed(needs: Needs): Middleware {
     }
     if (path === '/winlogin' && ctx.method === 'POST') return takeTicket(ctx);
     if (path === '/winlogin' || path === '/login') {
-      requireMethod(ctx, path === '/winlogin' ? ['GET', 'HEAD', 'POST'] : ['GET', 'HEAD']);
+      requireMethod(ctx, path === '/winlogin' ? ['GET', 'POST'] : ['GET', 'HEAD']);
       return signIn(ctx, judge(ctx), path === '/login' ? 'form' : 'windows');
     }
     if (path !== '/') return next();
@@ -115,20 +115,12 @@ export function createWsFed(needs: Needs): Middleware {
       const request = judge(ctx);
       await (ctx.method === 'POST' ? takeForm(ctx, request) : signIn(ctx, request, 'any'));
     } else if (action === actions.signOut || action === actions.signOutCleanup) await signOut(ctx);
-    else {
-      throw new ServerError(
-        'ERR_REQUEST_INVALID',
-        'applications send you here to sign in; by itself this address does nothing',
-        {
-          status: 400,
-          hint: `wa is ${action === undefined ? 'missing' : 'neither wsignin1.0 nor wsignout1.0'}`,
-        },
-      );
-    }
+    else throw notAsked(ctx);
   };
 
   /** Whose request it is and where its answer goes; anything that is not registered ends here, with a page. */
   function judge(ctx: Context): SignIn {
+    if (singleOf(ctx, 'wa') !== actions.signIn) throw notAsked(ctx);
     const realm = singleOf(ctx, 'wtrealm');
     const party = registry.configuration.relyingParties.get(realm ?? '');
     if (party === undefined || !party.Enabled) {
@@ -175,30 +167,41 @@ export function createWsFed(needs: Needs): Middleware {
     return { party, replyUrl, wctx, notBefore, method };
   }
 
-  /** By the session where it is good enough, else in one of the ways; `any` is for us to choose. */
-  async function signIn(ctx: Context, request: SignIn, way: 'any' | 'form' | 'windows'): Promise<void> {
+  /** Answers by the session where it is good enough: `absent`, or not (`unfit`), there is something left to do. */
+  async function trySession(ctx: Context, request: SignIn): Promise<'absent' | 'answered' | 'unfit'> {
     const session = await sessions.find(ctx);
+    if (session === undefined) return 'absent';
     const isPossible = windows?.isFor(ctx) === true;
-    const isWay = request.method === (session?.method ?? 'password');
-    const isGood = isWay || request.method === undefined || (request.method === 'windows' && !isPossible);
-    if (session !== undefined && isGood && session.authenticatedAt >= request.notBefore) {
-      const account = await accounts.find(session.accountId);
-      const isAsBefore = account?.stamp === session.stamp && !account.disabled;
-      const isUsable = account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId);
-      const verdict = isUsable ? await standing.check(account.accountId) : 'ended';
-      if (isUsable && verdict === 'good') {
-        await answer(ctx, request, account, session);
-        return;
-      }
-      if (verdict === 'ended') await sessions.end(ctx);
+    const isWay =
+      request.method === undefined ||
+      // Sessions from before there was another way.
+      request.method === (session.method ?? 'password') ||
+      (request.method === 'windows' && !isPossible);
+    if (!isWay || session.authenticatedAt < request.notBefore) return 'unfit';
+    const account = await accounts.find(session.accountId);
+    const isAsBefore = account?.stamp === session.stamp && !account.disabled;
+    const isUsable = account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId);
+    const verdict = isUsable ? await standing.check(account.accountId) : 'ended';
+    if (isUsable && verdict === 'good') {
+      await answer(ctx, request, account, session);
+      return 'answered';
     }
-    const isByWindows = isPossible && way !== 'form' && request.method !== 'password';
-    if (!isByWindows) showLogin(ctx, request, { userName: '' });
-    else if (way === 'windows')
+    if (verdict === 'ended') await sessions.end(ctx);
+    return 'unfit';
+  }
+
+  /** By the session, else in one of the ways; `any` is for us to choose. */
+  async function signIn(ctx: Context, request: SignIn, way: 'any' | 'form' | 'windows'): Promise<void> {
+    const found = await trySession(ctx, request);
+    if (found === 'answered') return;
+    const isByWindows = windows?.isFor(ctx) === true && way !== 'form' && request.method !== 'password';
+    // Who is to prove anew who he is has to do something for it: follow the link of our own page.
+    const isAnew = request.notBefore > now() || (found === 'unfit' && request.notBefore > 0);
+    const isOwnLink = ['', 'none', 'same-origin'].includes(ctx.get('sec-fetch-site'));
+    if (!isByWindows || (isAnew && (way === 'any' || !isOwnLink))) showLogin(ctx, request, { userName: '' });
+    else if (way === 'windows') {
       await takeStep(ctx, request, await windows.begin(ctx, sessions.formSubject(ctx)));
-    // Who is to prove anew who he is has to do something for it.
-    else if (request.notBefore > 0) showLogin(ctx, request, { userName: '' });
-    else {
+    } else {
       ctx.status = 302;
       ctx.redirect(`${base}/WinLogin${ctx.search}`);
     }
@@ -239,22 +242,29 @@ export function createWsFed(needs: Needs): Middleware {
 
   /** The browser comes back from the handler of IIS; what it had asked for stands in the attempt. */
   async function takeTicket(ctx: Context): Promise<void> {
-    // From a page that is not ours, so without a token of ours: the attempt is bound to the browser instead.
+    // From a page that is not ours, so without a token of ours: the attempt is bound to the browser instead. The
+    // page is on our site, perhaps on another port.
+    const isElsewhere = ctx.get('sec-fetch-site') === 'cross-site';
+    if (windows === undefined || isElsewhere || !windows.isFor(ctx)) {
+      throw new ServerError('ERR_FORM_EXPIRED', 'this sign-in has ended; go back to the application', {
+        status: 403,
+        hint: 'a ticket from another site, from outside Networks, or where tickets are not the way',
+      });
+    }
     const { ticket = '' } = await readForm(ctx);
-    const taken = (await windows?.takeTicket(ticket, sessions.formSubject(ctx))) ?? { kind: 'unknown' };
+    const taken = await windows.takeTicket(ticket, sessions.formSubject(ctx));
     if (taken.kind === 'unknown') {
       throw new ServerError('ERR_FORM_EXPIRED', 'this sign-in has ended; go back to the application', {
         status: 400,
-        hint: 'the ticket is not one, or its attempt was used or is older than ten minutes',
+        hint: 'the ticket is not one, or its attempt is older than ten minutes',
       });
     }
     ctx.querystring = taken.query;
     const request = judge(ctx);
     const { step } = taken;
-    // Another window of the browser may have been first.
-    if (step.kind === 'identified') await takeStep(ctx, request, step);
-    else if ((await sessions.find(ctx)) !== undefined) await signIn(ctx, request, 'form');
-    else await takeStep(ctx, request, step);
+    // Another window of the browser, or the same page before it was loaded again, may have been first.
+    if (step.kind !== 'identified' && (await trySession(ctx, request)) === 'answered') return;
+    await takeStep(ctx, request, step.kind === 'other-browser' ? await step.goAgain() : step);
   }
 
   async function takeForm(ctx: Context, request: SignIn): Promise<void> {
@@ -370,7 +380,7 @@ export function createWsFed(needs: Needs): Middleware {
       authenticatedAt: session.authenticatedAt,
       now: now(),
       lifetimeSeconds: party.TokenLifetime,
-      // Sessions from before there was another.
+      // Sessions from before there was another way.
       method: session.method ?? 'password',
       sessionIndex: session.index,
     } as const;
@@ -465,6 +475,15 @@ export function createWsFed(needs: Needs): Middleware {
           : undefined,
     });
   }
+}
+
+function notAsked(ctx: Context): ServerError {
+  const isMissing = singleOf(ctx, 'wa') === undefined;
+  return new ServerError(
+    'ERR_REQUEST_INVALID',
+    'applications send you here to sign in; by itself this address does nothing',
+    { status: 400, hint: `wa is ${isMissing ? 'missing' : 'neither wsignin1.0 nor wsignout1.0'}` },
+  );
 }
 
 /** A parameter of the query that may stand there once. */

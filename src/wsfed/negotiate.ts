@@ -64,14 +64,15 @@ export async function loadNegotiate({ home, keytab }: { home: string; keytab: st
       if (!/^[A-Za-z0-9+/]+={0,2}$/.test(token)) {
         return { kind: 'refused', reason: 'malformed', detail: 'not base64' };
       }
-      // NTLMSSP, which browsers send where they have no ticket for this name.
-      if (Buffer.from(token.slice(0, 12), 'base64').toString('latin1').startsWith('NTLMSSP')) {
+      // What browsers send where they have no ticket for this name, bare or within SPNEGO.
+      if (Buffer.from(token.slice(0, 1024), 'base64').includes('NTLMSSP\0')) {
         return { kind: 'refused', reason: 'ntlm', detail: 'NTLM instead of a Kerberos ticket' };
       }
       try {
         const server = await kerberos.initializeServer(service);
         await server.step(token);
         const { contextComplete, response, username } = server;
+        // There is a name only when the context is complete.
         if (!contextComplete || !username) {
           return { kind: 'refused', reason: 'ticket', detail: 'more than one step would be needed' };
         }
@@ -85,14 +86,17 @@ export async function loadNegotiate({ home, keytab }: { home: string; keytab: st
 
 function loadKerberos(home: string): Kerberos {
   let failure: unknown;
+  let isMissing = true;
   for (const from of [join(home, 'package.json'), import.meta.url]) {
     try {
       return createRequire(from)('kerberos') as Kerberos;
     } catch (err) {
-      failure ??= err;
+      // One that is there and cannot be loaded, as without its binary, is the one to report.
+      const isNotThere = /^Cannot find module 'kerberos'/.test(messageOf(err));
+      if (isMissing) failure = err;
+      isMissing &&= isNotThere;
     }
   }
-  const isMissing = (failure as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND';
   throw refuse(
     'WindowsLogin.Negotiate',
     isMissing

@@ -50,7 +50,10 @@ export type TicketReturn =
       readonly kind: 'known';
       /** The query of the request to sign in. */
       readonly query: string;
-      readonly step: Extract<WindowsStep, { kind: 'identified' | 'leave' | 'refused' }>;
+      readonly step:
+        | Extract<WindowsStep, { kind: 'identified' | 'refused' }>
+        /** The browser has another cookie by now: it may set out once more. */
+        | { readonly kind: 'other-browser'; readonly goAgain: () => Promise<WindowsStep> };
     };
 
 export interface WindowsSignIn {
@@ -58,7 +61,7 @@ export interface WindowsSignIn {
   isFor(ctx: Context): boolean;
   /** `GET WinLogin`. `subject` is what the forms of this browser are bound to. */
   begin(ctx: Context, subject: string): Promise<WindowsStep>;
-  /** `POST WinLogin`: a ticket comes back. */
+  /** `POST WinLogin`: a ticket comes back. The same one a second time is refused, with what it was for. */
   takeTicket(ticket: string, subject: string): Promise<TicketReturn>;
   /** The account of an identity, by the rules for names, or why there is none. */
   findAccount(identity: WindowsIdentity): Promise<Account | ExternalRefusal>;
@@ -80,10 +83,14 @@ interface Attempt {
   readonly isSecond: boolean;
 }
 
+/** What of the request the handler and the page that it shows instead need. */
+const passedOn = ['wa', 'wtrealm', 'wreply', 'wctx', 'wfresh', 'wauth'];
+
 /** What the handler says and signs. `time` in seconds since the epoch. */
 const Ticket = z.object({
   name: z.string().min(1).max(300),
-  sid: z.string().regex(/^S-1-\d+(-\d+){1,15}$/),
+  // Of a domain or of Entra ID: the well-known ones are the same everywhere.
+  sid: z.string().regex(/^S-1-(5-21|12-1)(-\d+){4}$/),
   attempt: z.string(),
   time: z.int(),
 });
@@ -129,7 +136,12 @@ export function createWindowsSignIn(
   } as const;
 
   /** Sends the browser to the handler, which sends it back with a ticket for this attempt. */
-  async function leave(query: string, subject: string, isSecond = false) {
+  async function leave(request: string, subject: string, isSecond = false) {
+    const given = new URLSearchParams(request);
+    const kept = passedOn.flatMap((name) =>
+      given.getAll(name).map((value) => [name, value] as [string, string]),
+    );
+    const query = new URLSearchParams(kept).toString();
     const handle = randomBytes(32).toString('base64url');
     const attempt: Attempt = { query, subjectHash: hashValue(subject), isSecond };
     const payload = JSON.stringify(attempt);
@@ -186,12 +198,18 @@ export function createWindowsSignIn(
       if (Math.abs(age) > ticketSeconds) {
         return refused('ticket-time', `the ticket is ${age} s old; are both clocks right?`);
       }
-      // Once, whatever comes of it.
-      if (!(await tokens.destroy(model, claims.attempt))) return { kind: 'unknown' };
+      // Once, whatever comes of it. What it was for stays, for a page that is loaded again.
+      if (!(await tokens.consume(model, claims.attempt))) {
+        return refused('ticket-used', 'the ticket came a second time');
+      }
       if (subjectHash !== hashValue(subject)) {
         if (isSecond) return refused('ticket-browser', 'the ticket came from another browser');
         // Windows that a browser opens at once overwrite each other's first cookie.
-        return { kind: 'known', query, step: await leave(query, subject, true) };
+        return {
+          kind: 'known',
+          query,
+          step: { kind: 'other-browser', goAgain: () => leave(query, subject, true) },
+        };
       }
       const { name, sid } = claims;
       return { kind: 'known', query, step: { kind: 'identified', identity: { name, sid } } };
@@ -220,9 +238,16 @@ export function createWindowsSignIn(
   };
 }
 
-/** `DOMAIN\\user`, `user@REALM` or `user`; services and anonymous ones of Kerberos have a slash, and are nobody. */
+/**
+ * `DOMAIN\user`, `user@REALM` or `user`, without what no user of a domain has in its name. Services and anonymous
+ * ones of Kerberos have a slash, computers end with `$`, and Windows' own (`NT AUTHORITY`) have a blank: nobody.
+ */
 function isUserName(name: string): boolean {
-  return /^[^\\/@]+([\\@][^\\/@]+)?$/.test(name);
+  const user = '[^"/\\\\[\\]:;|=,+*?<>@]*[^"/\\\\[\\]:;|=,+*?<>@$. ]';
+  const place = '[^\\\\/@,\\s]+';
+  const isForm = new RegExp(`^(${place}\\\\)?${user}$|^${user}@${place}$`).test(name);
+  // Look-alikes must not come within the rules of others.
+  return isForm && name === name.normalize('NFKC');
 }
 
 function readTicket(text: string): z.output<typeof Ticket> | undefined {

@@ -4,6 +4,8 @@ import { createHmac } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { loadConfiguration } from '../../src/config/load.ts';
 import { ConfigurationError } from '../../src/errors.ts';
+import { createLogger } from '../../src/log.ts';
+import { startServer } from '../../src/server.ts';
 import { mapName } from '../../src/wsfed/windows.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
 import { prepareConfiguration, startTestServer, type TestServer } from '../support/start-server.ts';
@@ -134,9 +136,13 @@ test('a ticket of the handler signs in once, and goes with the context of its re
   const page = await bring(server, browser, ticket);
   assert.equal(subjectOf(page), 'EXAMPLE\\carol');
   assert.match(page.body, /name="wctx" value="a&amp;b"/);
-  const again = await bring(server, browser, ticket);
-  assert.equal(again.status, 400);
-  assert.match(again.body, /this sign-in has ended/);
+  const foreign = await bring(server, createBrowser(), ticket);
+  assert.equal(foreign.status, 403);
+  assert.deepEqual(reasonsOf(server), ['ticket-used']);
+  // The same browser loads its page again: it is signed in, and the ticket is not what says so.
+  assert.equal(subjectOf(await bring(server, browser, ticket)), 'EXAMPLE\\carol');
+  await browser.open(url(server, '', { wa: 'wsignout1.0' }));
+  assert.equal((await bring(server, browser, ticket)).status, 403);
   assert.ok(!server.logText().includes(ticket));
 });
 
@@ -173,7 +179,7 @@ test('a ticket that is old, early, forged, changed, or of another browser is ref
   const left = await mine.open(url(server));
   const again = await bring(server, other, makeTicket(left));
   assert.equal(again.status, 303, 'the other browser sets out by itself');
-  assert.equal((await bring(server, mine, makeTicket(left))).status, 400, 'the first attempt is spent');
+  assert.equal((await bring(server, mine, makeTicket(left))).status, 403, 'the first attempt is spent');
   const second = await bring(server, mine, makeTicket(again));
   assert.equal(second.status, 403);
   assert.equal(reasonsOf(server).at(-1), 'ticket-browser');
@@ -222,9 +228,26 @@ test('the security identifier stays with the account: a new name leads there, an
   );
   assert.equal(subjectOf(await as({ name: 'EXAMPLE\\erin', sid: 'S-1-5-21-1-2-3-4' })), 'EXAMPLE\\erin');
   // Neither a service, nor the account of a client.
-  for (const name of ['HTTP/host@EXAMPLE.TEST', 'batch', 'a\\b\\c', '']) {
-    assert.notEqual((await as({ name, sid: 'S-1-5-21-1-2-3-5' })).status, 200, name);
+  const reasonOf = () => server.logged.findLast(({ msg }) => msg === 'no account for a Windows user')?.reason;
+  for (const [name, reason] of [
+    ['batch', 'client-account'],
+    ...[
+      'HTTP/host@EXAMPLE.TEST',
+      'a\\b\\c',
+      'EXAMPLE\\HOST$',
+      'HOST$@EXAMPLE.TEST',
+      'NT AUTHORITY\\SYSTEM',
+      'EXAMPLE\\boss, carol',
+      'EXAMPLE\\\u212aate',
+      'EXAMPLE\\x.',
+    ].map((nobody) => [nobody, 'name-unusable']),
+  ] as const) {
+    const page = await as({ name, sid: 'S-1-5-21-1-2-3-5' });
+    assert.equal(page.status, 403, name);
+    assert.equal(reasonOf(), reason, name);
   }
+  // What is the same on every machine is no identifier.
+  assert.equal((await as({ sid: 'S-1-5-18' })).status, 400);
 });
 
 test('browsers outside the networks get the page at once, and those inside the challenge', async (t) => {
@@ -253,8 +276,115 @@ test('browsers outside the networks get the page at once, and those inside the c
     assert.equal((await at(inside)).status, 302, inside);
 });
 
+test('outside the networks no ticket is taken, and none is sent for', async (t) => {
+  const server = await startTicket(t, {}, { Networks: ['10.0.0.0/8'] });
+  const inside = { 'x-forwarded-for': '10.1.2.3' };
+  const browser = createBrowser();
+  const left = await browser.request(url(server, '/WinLogin'), { headers: inside });
+  assert.equal(left.status, 303);
+  const page = await bring(server, browser, makeTicket(left));
+  assert.equal(page.status, 403);
+  const target = url(server, '/WinLogin').replace(/\?.*/, '');
+  const body = new URLSearchParams({ ticket: makeTicket(left) });
+  const back = await browser.request(target, { method: 'POST', body, headers: inside });
+  assert.equal(subjectOf(back), 'EXAMPLE\\carol');
+});
+
+test('a ticket that another site posts changes nothing, not even a form that is open', async (t) => {
+  const server = await startTicket(t);
+  const browser = createBrowser();
+  const login = await browser.open(url(server, '/Login'));
+  const target = url(server, '/WinLogin').replace(/\?.*/, '');
+  const body = new URLSearchParams({ ticket: 'x' });
+  const headers = { 'sec-fetch-site': 'cross-site' };
+  const page = await createBrowser().request(target, { method: 'POST', body, headers });
+  assert.deepEqual([page.status, page.headers.getSetCookie()], [403, []]);
+  const answer = await browser.submit(login, { username: 'alice', password: 'Pass-word-1' });
+  assert.equal(subjectOf(answer), 'alice');
+});
+
+test('a ticket that is refused beside an older session is told of as any other', async (t) => {
+  const server = await startTicket(t);
+  const browser = createBrowser();
+  await bring(server, browser, makeTicket(await browser.open(url(server))));
+  const left = await browser.request(url(server, '/WinLogin', { wfresh: '0' }));
+  const page = await bring(server, browser, makeTicket(left, { time: 1 }));
+  assert.equal(page.status, 403);
+  assert.match(page.body, /Windows did not sign you in/);
+  assert.deepEqual(reasonsOf(server), ['ticket-time']);
+});
+
+test('a restart between setting out and coming back loses nothing', async (t) => {
+  const server = await startTicket(t);
+  const browser = createBrowser();
+  const left = await browser.open(url(server));
+  await server.stop();
+  const log = createLogger({ level: 'silent', format: 'json' });
+  await using again = await startServer({ configDirectory: server.configDirectory, env: {}, log });
+  assert.equal(again.issuer, server.issuer);
+  assert.equal(subjectOf(await bring(server, browser, makeTicket(left))), 'EXAMPLE\\carol');
+});
+
+test('the handler gets one attempt, whatever the request says', async (t) => {
+  const server = await startTicket(t);
+  const left = await createBrowser().request(url(server, '/WinLogin', { attempt: 'evil', more: 'x' }));
+  assert.equal(left.location?.searchParams.getAll('attempt').length, 1);
+  assert.equal(left.location?.searchParams.has('more'), false);
+  const head = await createBrowser().request(url(server, '/WinLogin'), { method: 'HEAD' });
+  assert.equal(head.status, 405);
+});
+
+test('WinLogin and Login are for signing in alone', async (t) => {
+  const server = await start(t, { Header: header });
+  for (const path of ['/WinLogin', '/Login']) {
+    for (const wa of ['wsignout1.0', '']) {
+      const headers = { 'x-remote-user': 'EXAMPLE\\carol', 'x-remote-secret': secret };
+      const page = await createBrowser().request(url(server, path, { wa }), { headers });
+      assert.equal(page.status, 400, `${path} ${wa}`);
+    }
+  }
+});
+
+test('a proxy may pass on the ticket that it has read, however large', async (t) => {
+  const server = await start(t, { Header: header });
+  const headers = {
+    authorization: `Negotiate ${'A'.repeat(90_000)}`,
+    'x-remote-user': 'EXAMPLE\\carol',
+    'x-remote-secret': secret,
+  };
+  assert.equal(
+    subjectOf(await createBrowser().request(url(server, '/WinLogin'), { headers })),
+    'EXAMPLE\\carol',
+  );
+});
+
+test('no identity provider can speak of the users of Windows', async (t) => {
+  const server = await startTicket(t);
+  const browser = createBrowser();
+  await bring(server, browser, makeTicket(await browser.open(url(server))));
+  const { externalLogins } = server.context;
+  const partner = server.configuration.providers.get('IntelligenceWsFed');
+  assert.ok(partner);
+  const claims = new Map([['nameidentifier', ['alice']]]);
+  const rules = { isReserved: () => false, isProvider: () => true };
+  const result = await externalLogins.resolve(
+    partner,
+    { issuer: 'urn:windows', subject: carol.sid, claims },
+    rules,
+  );
+  assert.deepEqual(result, { kind: 'refused', reason: 'issuer-of-another' });
+});
+
 test('a new sign-in that is asked for is not given without the user: the page offers Windows', async (t) => {
   const server = await start(t, { Header: header });
+  // A first sign-in is as new as anybody may ask for.
+  assert.equal((await createBrowser().request(url(server, '', { wfresh: '480' }))).status, 302);
+  const known = { 'x-remote-user': 'EXAMPLE\\carol', 'x-remote-secret': secret };
+  const elsewhere = await createBrowser().request(url(server, '/WinLogin', { wfresh: '0' }), {
+    headers: { ...known, 'sec-fetch-site': 'cross-site' },
+  });
+  assert.equal(elsewhere.status, 200);
+  assert.match(elsewhere.body, /name="password"/, 'nor by the link of another site');
   const browser = createBrowser();
   const page = await browser.open(url(server, '', { wfresh: '0' }));
   assert.equal(page.status, 200);
@@ -298,7 +428,7 @@ test('switched off, there is no Windows sign-in, whatever WindowsLogin says', as
   const direct = await createBrowser().request(url(server, '/WinLogin'), { headers });
   assert.equal(direct.status, 200);
   assert.match(direct.body, /name="password"/);
-  assert.equal((await bring(server, createBrowser(), 'x.y')).status, 400);
+  assert.equal((await bring(server, createBrowser(), 'x.y')).status, 403);
 });
 
 test('what is wrong with WindowsLogin is said by name, with the remedy', async (t) => {
@@ -312,7 +442,13 @@ test('what is wrong with WindowsLogin is said by name, with the remedy', async (
     [{ Header: { ...header, From: [] } }, /must name the address of the proxy/],
     [{ Header: { ...header, From: ['proxy.example.com'] } }, /must be an address or a network/],
     [{ Header: { ...header, Secrets: [{ plain: 'short' }] } }, /shorter than 32/],
-    [{ Ticket: { ...ticket, HandlerUrl: 'https://other.example.com/' } }, /must be on the host/],
+    [{ Ticket: { ...ticket, HandlerUrl: 'http://other.example.com/' } }, /must be http:\/\/localhost/],
+    [{ Ticket: { ...ticket, HandlerUrl: 'https://localhost/' } }, /must be http:\/\/localhost/],
+    [{ Ticket: { ...ticket, HandlerUrl: 'http://localhost/x?y=1' } }, /no query and no fragment/],
+    [{ Header: { ...header, Name: 'X-Forwarded-Proto' } }, /has a meaning already/],
+    [{ Header: { ...header, SecretName: 'x-remote-user' } }, /must be another header than Name/],
+    [{ Header: { ...header, From: ['0.0.0.0/0'] } }, /is every address/],
+    [{ Header: header, Names: [{ From: '*@A ', To: '*' }] }, /begins or ends with a blank/],
     [{ Header: header, Names: [{ From: '*@A', To: 'b' }] }, /\* in one of From and To only/],
     [{ Header: header, Networks: ['10.0.0.0/99'] }, /must be an address or a network/],
   ] as [unknown, RegExp, NodeJS.Platform?][]) {

@@ -56,7 +56,7 @@ export function requireCommand(t: TestContext, name: string, debianPackage = nam
 
 /** Path of a file, and the Debian package that has it. Without it the test ends here, skipped. */
 export function requireFile(t: TestContext, file: string, debianPackage: string): string {
-  return isFile(file)
+  return existsSync(file)
     ? file
     : skip(t, `no ${file} found: install it (Debian: apt-get install ${debianPackage})`);
 }
