@@ -822,14 +822,14 @@ test('the directory may be plain ldap on this machine, in Development alone', as
   );
 });
 
-test('an identity provider cannot have the name of a source of passwords', async (t) => {
+test('an identity provider cannot have the name of what vouches for accounts here', async (t) => {
   const provider = { Type: 'WsFed', MetadataAddress: 'https://sts.example.com/metadata' };
   await assertIssues(
     t,
     { 'providers/Directory.json': provider, 'providers/password-verifier.json': provider },
     [
-      /Directory\.json: : Directory is the name of a source of passwords/,
-      /password-verifier\.json: : password-verifier is the name of a source of passwords/,
+      /Directory\.json: : Directory is the name of what vouches/,
+      /password-verifier\.json: : password-verifier is the name of what vouches/,
     ],
   );
 });
