@@ -4,7 +4,6 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
-import type { RequestListener } from 'node:http';
 import { dirname, extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
@@ -24,6 +23,7 @@ import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
 import { openListener } from './http/listener.ts';
+import { serveManagement } from './http/management.ts';
 import {
   allowMethods,
   answerErrors,
@@ -198,16 +198,24 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     windowsLogin,
     negotiate,
   });
+  let isStopping = false;
+  if (settings.Management !== undefined) {
+    const management = serveManagement({ metrics, ping: () => db.ping(), isStopping: () => isStopping });
+    const { url } = starting.use(await openListener(management, settings.Management, context));
+    log.info({ url }, 'management listening');
+  }
   const listener = starting.use(
-    await openListener(app.callback(), settings.Listener, {
+    await openListener(app.callback(), settings.Listener, context, {
       // Proxies may pass on what they have read.
       ...(windowsLogin === undefined ? undefined : { maxHeaderBytes: kerberosHeaderBytes }),
+      delayMs: settings.ShutdownDelaySeconds * 1000,
+      timeoutMs: settings.ShutdownTimeoutSeconds * 1000,
+      onStopping() {
+        isStopping = true;
+        log.info('stopping');
+      },
     }),
   );
-  if (settings.Metrics !== undefined) {
-    const { url } = starting.use(await openListener(serveMetrics(metrics), settings.Metrics));
-    log.info({ url: `${url}/metrics` }, 'metrics listening');
-  }
   if (samlKey !== undefined) starting.use(watchCertificate({ log, now }, samlKey));
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
 
@@ -341,18 +349,6 @@ function createAssets({ server }: Configuration): { brand: Brand; routes: Middle
       ctx.set('Cache-Control', 'public, max-age=31536000, immutable');
       ctx.body = file.body;
     },
-  };
-}
-
-/** `GET /metrics`, on a listener that no user reaches. */
-function serveMetrics(metrics: Metrics): RequestListener {
-  return async (request, response) => {
-    if (request.method !== 'GET' || request.url !== '/metrics') {
-      response.writeHead(404).end();
-      return;
-    }
-    const text = await metrics.read();
-    response.writeHead(200, { 'content-type': metrics.contentType }).end(text);
   };
 }
 

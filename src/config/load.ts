@@ -58,6 +58,7 @@ export type Server = DeepReadonly<
     | 'CookieKeys'
     | 'Database'
     | 'Directory'
+    | 'Listener'
     | 'OidcSigningCertificate'
     | 'PasswordVerifier'
     | 'WindowsLogin'
@@ -79,6 +80,9 @@ export type Server = DeepReadonly<
       NextCertificateFile?: string;
     };
     CookieKeys?: string[];
+    Listener: Omit<ServerSettings['Listener'], 'Tls'> & {
+      Tls?: { CertificateFile: string; KeyFile: string; Passphrase?: string };
+    };
     Database: Omit<ServerSettings['Database'], 'Connection'> & { Connection?: string };
     WindowsLogin?: Omit<NonNullable<ServerSettings['WindowsLogin']>, 'Header' | 'Ticket'> & {
       Header?: { Name: string; SecretName: string; Secrets: string[]; From: string[] };
@@ -554,6 +558,11 @@ function completeServer(
             report,
           ),
         }),
+    Listener: completeListener(
+      settings.Listener,
+      { existing, publicUrl: settings.PublicUrl, secrets },
+      report,
+    ),
     Database: completeDatabase(settings.Database, { existing, home, secrets }, report),
     DataFolder: resolve(home, settings.DataFolder),
     Branding: {
@@ -593,6 +602,31 @@ function completeDirectory(
     ...settings,
     BindPassword: resolveSecret(BindPassword, 'Directory.BindPassword', secrets, report) ?? '',
     ...(certificates === undefined ? undefined : { CaCertificates: certificates }),
+  };
+}
+
+function completeListener(
+  { Tls, ...settings }: ServerSettings['Listener'],
+  {
+    existing,
+    publicUrl,
+    secrets,
+  }: { existing: (file: string, path: string) => string; publicUrl: string; secrets: SecretSources },
+  report: Report,
+): Server['Listener'] {
+  if (Tls === undefined) return settings;
+  if (!publicUrl.startsWith('https:')) {
+    report({ path: 'Listener.Tls', message: 'needs a PublicUrl that begins with https:' });
+  }
+  const passphrase =
+    Tls.Passphrase && resolveSecret(Tls.Passphrase, 'Listener.Tls.Passphrase', secrets, report);
+  return {
+    ...settings,
+    Tls: {
+      CertificateFile: existing(Tls.CertificateFile, 'Listener.Tls.CertificateFile'),
+      KeyFile: existing(Tls.KeyFile, 'Listener.Tls.KeyFile'),
+      ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+    },
   };
 }
 

@@ -188,10 +188,25 @@ export const ServerSettings = z.strictObject({
         description:
           'Addresses and networks of the proxies in front, whose header X-Forwarded-For says where a request came from.',
       }),
+      Tls: z
+        .strictObject({
+          CertificateFile: text().meta({
+            description: 'PEM file with the certificate, and those between it and its authority.',
+          }),
+          KeyFile: text().meta({ description: 'PEM file with its private key.' }),
+          Passphrase: SecretReference.optional().meta({
+            description: 'Where the passphrase of the key is, if it is encrypted.',
+          }),
+        })
+        .optional()
+        .meta({
+          description:
+            'TLS without a proxy. A certificate that is renewed in its files is taken up within seconds. Files are relative to the folder that contains config/.',
+        }),
     })
     .prefault({})
     .meta({ description: 'Where the server listens.' }),
-  Metrics: z
+  Management: z
     .strictObject({
       Host: text()
         .default('127.0.0.1')
@@ -199,7 +214,17 @@ export const ServerSettings = z.strictObject({
       Port: integer(0, 65_535).meta({ description: 'TCP port to listen on.' }),
     })
     .optional()
-    .meta({ description: 'Where Prometheus reads /metrics, apart from the users. Without it, nowhere.' }),
+    .meta({
+      description:
+        'Where /health/live, /health/ready and /metrics (for Prometheus) are, apart from the users. Without it, nowhere.',
+    }),
+  ShutdownDelaySeconds: seconds(0, 300).default(0).meta({
+    description:
+      'For how long a stop goes on to serve, not ready any more, so that proxies take their requests elsewhere.',
+  }),
+  ShutdownTimeoutSeconds: seconds(1, 3600)
+    .default(25)
+    .meta({ description: 'How long a stop then waits for requests in flight.' }),
   Mounts: list(z.enum(['Oidc', 'WsFed']))
     .refine((mounts) => mounts.length > 0, 'must contain Oidc or WsFed')
     .default(['Oidc', 'WsFed'])

@@ -1,36 +1,71 @@
-/** The one listener: opened on a configured address, and closed without cutting anybody off. */
-import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
+/** Listeners: opened on a configured address, with TLS or without, and closed without cutting anybody off. */
+import { readFileSync, statSync } from 'node:fs';
+import { createServer, type IncomingMessage, type RequestListener, type ServerOptions } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { SecureContextOptions } from 'node:tls';
 import { ServerError } from '../errors.ts';
+import type { Logger } from '../log.ts';
 
-/** How long a stop waits for the rest of a request, and how long for an answer. */
+/** How long a stop waits for the rest of a request. */
 const bodyPatienceMs = 5_000;
-const answerPatienceMs = 25_000;
+/** How often the files of a certificate are looked at. */
+const certificatePollMs = 2_000;
+/** Node's own limit, of all headers together, in bytes. */
+const usualHeaderBytes = 16_384;
+
+export interface ListenerSettings {
+  readonly Host: string;
+  readonly Port: number;
+  readonly Tls?: TlsFiles | undefined;
+}
+
+/** Absolute paths of PEM files. */
+interface TlsFiles {
+  readonly CertificateFile: string;
+  readonly KeyFile: string;
+  readonly Passphrase?: string | undefined;
+}
+
+export interface ListenerOptions {
+  maxHeaderBytes?: number;
+  /** For how long a stop goes on to serve first, asking for new connections, so that proxies go elsewhere. */
+  delayMs?: number;
+  /** How long a stop then waits for answers. */
+  timeoutMs?: number;
+  /** Told when the delay of a stop begins. */
+  onStopping?: () => void;
+}
 
 export interface Listener extends AsyncDisposable {
   /** Where it really is, such as `http://127.0.0.1:5080`. */
   readonly url: string;
 }
 
-/** Node's own limit, of all headers together, in bytes. */
-const usualHeaderBytes = 16_384;
-
 /**
  * Listens and resolves when it does. Disposing takes no more connections, lets the requests in flight finish,
  * and waits for nobody who only keeps a connection open.
  *
- * @throws {ServerError} ERR_LISTEN_FAILED
+ * @throws {ServerError} ERR_LISTEN_FAILED; ERR_KEY_UNUSABLE for the files of TLS
  */
 export async function openListener(
   serve: RequestListener,
-  { Host, Port }: { readonly Host: string; readonly Port: number },
-  { maxHeaderBytes = usualHeaderBytes }: { maxHeaderBytes?: number } = {},
+  { Host, Port, Tls }: ListenerSettings,
+  { log }: { log: Logger },
+  {
+    delayMs = 0,
+    maxHeaderBytes = usualHeaderBytes,
+    onStopping = () => {},
+    timeoutMs = 25_000,
+  }: ListenerOptions = {},
 ): Promise<Listener> {
-  const server = createServer({ maxHeaderSize: maxHeaderBytes }, serve);
+  const options = { maxHeaderSize: maxHeaderBytes };
+  const server = Tls === undefined ? createServer(options, serve) : createTls(Tls, options, serve);
   const idle = new Set<Socket>();
   const busy = new Map<Socket, IncomingMessage>();
-  let isClosing = false;
-  server.on('connection', (socket) => {
+  let phase: 'closing' | 'open' | 'stopping' = 'open';
+  server.on(Tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     idle.add(socket);
     socket.once('close', () => idle.delete(socket));
   });
@@ -38,9 +73,10 @@ export async function openListener(
     const { socket } = request;
     idle.delete(socket);
     busy.set(socket, request);
+    if (phase !== 'open') response.setHeader('Connection', 'close');
     response.once('close', () => {
       busy.delete(socket);
-      if (isClosing) socket.destroy();
+      if (phase === 'closing') socket.destroy();
       else if (!socket.destroyed) idle.add(socket);
     });
   });
@@ -60,12 +96,17 @@ export async function openListener(
       },
     );
   }
+  const renewal = Tls && 'setSecureContext' in server ? renewCertificate(Tls, server, log) : undefined;
 
   const { address, port, family } = server.address() as AddressInfo;
   return {
-    url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
+    url: `${Tls === undefined ? 'http' : 'https'}://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
     async [Symbol.asyncDispose]() {
-      isClosing = true;
+      clearInterval(renewal);
+      phase = 'stopping';
+      onStopping();
+      if (delayMs > 0) await sleep(delayMs);
+      phase = 'closing';
       const closed = new Promise<void>((resolve) => {
         server.close(() => resolve());
       });
@@ -74,12 +115,58 @@ export async function openListener(
         // Who has not sent the whole request by then is not waited for, and in the end nobody is.
         setTimeout(
           () => busy.forEach((request, socket) => void (request.complete || socket.destroy())),
-          bodyPatienceMs,
+          Math.min(bodyPatienceMs, timeoutMs),
         ),
-        setTimeout(() => server.closeAllConnections(), answerPatienceMs),
+        setTimeout(() => server.closeAllConnections(), timeoutMs),
       ];
       await closed;
       for (const timer of patience) clearTimeout(timer);
     },
   };
+}
+
+function createTls(files: TlsFiles, options: ServerOptions, serve: RequestListener) {
+  try {
+    return createTlsServer({ ...options, minVersion: 'TLSv1.2', ...readTlsFiles(files) }, serve);
+  } catch (cause) {
+    throw new ServerError('ERR_KEY_UNUSABLE', 'the certificate and the key for TLS cannot be used', {
+      hint: `${files.CertificateFile} and ${files.KeyFile}: ${(cause as Error).message}`,
+      cause,
+    });
+  }
+}
+
+function readTlsFiles({ CertificateFile, KeyFile, Passphrase }: TlsFiles): SecureContextOptions {
+  return {
+    cert: readFileSync(CertificateFile),
+    key: readFileSync(KeyFile),
+    ...(Passphrase === undefined ? undefined : { passphrase: Passphrase }),
+  };
+}
+
+/** Takes up a certificate that has been renewed in its files; one that is half written, at the next look. */
+function renewCertificate(
+  files: TlsFiles,
+  server: { setSecureContext(options: SecureContextOptions): void },
+  log: Logger,
+): NodeJS.Timeout {
+  const stateOf = () =>
+    [files.CertificateFile, files.KeyFile].map((file) => statSync(file).mtimeMs).join(' ');
+  let known = stateOf();
+  const timer = setInterval(() => {
+    try {
+      const state = stateOf();
+      if (state === known) return;
+      server.setSecureContext(readTlsFiles(files));
+      known = state;
+      log.info({ file: files.CertificateFile }, 'certificate for TLS renewed');
+    } catch (err) {
+      log.error(
+        { err, file: files.CertificateFile },
+        'the certificate for TLS cannot be renewed; the one in use stays',
+      );
+    }
+  }, certificatePollMs);
+  timer.unref();
+  return timer;
 }

@@ -28,6 +28,8 @@ export interface Database extends AsyncDisposable {
   prepare<Name extends string>(
     build: (knex: Knex, value: (name: Name) => string) => Knex.QueryBuilder,
   ): Statement<Name>;
+  /** Rejects with ERR_DATABASE_UNAVAILABLE where the database does not answer. */
+  ping(): Promise<void>;
   /** Names of the migrations that the database has not seen, in order. */
   pendingMigrations(): Promise<readonly string[]>;
   /** Applies what is pending and returns the names of those that this call applied. */
@@ -166,6 +168,9 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
   return {
     knex,
     prepare: (build) => prepareStatement(knex, build),
+    async ping() {
+      await knex.raw('select 1');
+    },
     pendingMigrations: () => pendingMigrations({ knex, schema }),
     migrate: () => migrate({ knex, log, now, schema }),
     async [Symbol.asyncDispose]() {

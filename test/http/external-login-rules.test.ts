@@ -340,7 +340,7 @@ test('how sign-ins elsewhere end is counted, on a listener of its own', async (t
   const standIn = await startWsFedProvider(t, { claims });
   const port = await findFreePort();
   const server = await startTestServer(t, {
-    server: { Metrics: { Port: port } },
+    server: { Management: { Port: port } },
     providers: { IntelligenceWsFed: { Enabled: true, MetadataAddress: standIn.metadataAddress } },
   });
   const signIn = async () => {

@@ -4,10 +4,11 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startPostgres } from '../support/postgres-server.ts';
 import { authorize, basic, mvc, post } from '../support/sign-in.ts';
-import { startTestServer, type TestServer } from '../support/start-server.ts';
+import { findFreePort, startTestServer, type TestServer } from '../support/start-server.ts';
 
 async function start(t: TestContext) {
   const postgres = await startPostgres(t);
+  const port = await findFreePort();
   const server = await startTestServer(t, {
     server: {
       Database: {
@@ -16,9 +17,11 @@ async function start(t: TestContext) {
         Timeout: 1,
         PoolSize: 4,
       },
+      Management: { Port: port },
     },
   });
-  return { postgres, server };
+  const health = async (path: string) => (await fetch(`http://127.0.0.1:${port}/health/${path}`)).status;
+  return { postgres, server, health };
 }
 
 const token = ({ issuer }: TestServer) =>
@@ -37,7 +40,8 @@ async function untilAnswered(call: () => Promise<{ status: number }>): Promise<v
 }
 
 test('a database that is gone answers 503 with Retry-After at once, and is used again when it is back', async (t) => {
-  const { postgres, server } = await start(t);
+  const { postgres, server, health } = await start(t);
+  assert.deepEqual([await health('live'), await health('ready')], [200, 200]);
   const kept = await token(server);
   assert.equal(kept.status, 200);
   const before = kept.body.access_token;
@@ -52,6 +56,8 @@ test('a database that is gone answers 503 with Retry-After at once, and is used 
     assert.equal(answer.headers.get('retry-after'), '5');
     assert.equal(answer.body.error, 'temporarily_unavailable');
   }
+  await sleep(1000);
+  assert.deepEqual([await health('live'), await health('ready')], [200, 503]);
   for (const path of ['/.well-known/openid-configuration', '/.well-known/jwks'])
     assert.equal((await fetch(server.issuer + path)).status, 200, path);
   const page = await attempt.browser.submit(attempt.page, { username: 'alice', password: 'Pass-word-1' });
@@ -77,13 +83,15 @@ test('a database that is gone answers 503 with Retry-After at once, and is used 
     basic('intelligence_web_api', 'web-api-secret'),
   );
   assert.equal((introspected.body as { active?: boolean }).active, true, 'nothing was lost');
+  await sleep(1000);
+  assert.equal(await health('ready'), 200);
   // The page of before still signs in.
   const back = await attempt.signIn();
   assert.ok((await attempt.redeem(back)).body.access_token);
 });
 
 test('a database that is paused holds nobody longer than its Timeout, and is used again afterwards', async (t) => {
-  const { postgres, server } = await start(t);
+  const { postgres, server, health } = await start(t);
   assert.equal((await token(server)).status, 200);
   postgres.pause();
   const startedAt = performance.now();
@@ -92,6 +100,7 @@ test('a database that is paused holds nobody longer than its Timeout, and is use
   assert.deepEqual([...new Set(answers.map(({ status }) => status))], [503]);
   assert.ok(waited < 6000, `${waited} ms`);
   assert.equal((await fetch(`${server.issuer}/.well-known/jwks`)).status, 200);
+  assert.deepEqual([await health('live'), await health('ready')], [200, 503]);
   postgres.resume();
   await untilAnswered(() => token(server));
 });

@@ -86,6 +86,7 @@ select top (@p0) * from [postern].[OidcUser] where [normalizedWindowsName] = @p1
 insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13);
 update [postern].[OidcUser] set [passwordHash] = @p0, [mustChangePassword] = @p1, [updatedAt] = @p2 where [normalizedName] = @p3 and [removedAt] is null;select @@rowcount;
 update [postern].[OidcUser] set [disabled] = @p0, [updatedAt] = @p1 where [normalizedName] = @p2 and [removedAt] is null;select @@rowcount;
+update [postern].[OidcUser] set [displayName] = @p0, [email] = @p1, [roles] = @p2, [updatedAt] = @p3 where [normalizedName] = @p4 and [removedAt] is null;select @@rowcount;
 update [postern].[OidcUser] set [name] = @p0, [displayName] = @p1, [email] = @p2, [passwordHash] = @p3, [claims] = @p4, [roles] = @p5, [windowsName] = @p6, [normalizedWindowsName] = @p7, [disabled] = @p8, [mustChangePassword] = @p9, [removedAt] = @p10, [updatedAt] = @p11 where [normalizedName] = @p12 and [removedAt] is null;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 select * from [postern].[OidcUser] where [removedAt] is null order by [normalizedName] asc;
@@ -97,6 +98,8 @@ select top (@p0) [normalizedName], [provider] from [postern].[OidcUserLogin] whe
 select [id], [issuer], [subject] from [postern].[OidcUserLogin] where [normalizedName] = @p0;
 delete from [postern].[OidcUserLogin] where [id] in (@p0);select @@rowcount;
 insert into [postern].[OidcUserLogin] ([createdAt], [id], [issuer], [normalizedName], [provider], [subject]) values (@p0, @p1, @p2, @p3, @p4, @p5);
+select [login].[issuer], [login].[subject], [login].[checkedAt] from [postern].[OidcUserLogin] as [login] inner join [postern].[OidcUser] as [user] on [user].[normalizedName] = [login].[normalizedName] where [login].[normalizedName] = @p0 and [user].[passwordHash] is null;
+update [postern].[OidcUserLogin] set [checkedAt] = @p0 where [id] = @p1;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 update [postern].[OidcUserLogin] set [provider] = @p0 where [id] = @p1;select @@rowcount;
 

@@ -104,6 +104,7 @@ async function writeStatements(): Promise<string> {
   await accounts.add({ name: 'EXAMPLE\\bob', password: 'Pass-word-1' });
   await accounts.setPassword('alice', 'Pass-word-2');
   await accounts.setDisabled('alice', true);
+  await accounts.follow(await accounts.get('alice'), { displayName: 'A', email: undefined, roles: ['x'] });
   await accounts.remove('alice');
   await accounts.list();
   const empty = await record(() => []);
@@ -139,6 +140,8 @@ async function writeStatements(): Promise<string> {
     const logins = createExternalLogins({ accounts: createAccounts({ db, now: () => 1 }), db, now: () => 1 });
     await logins.resolve(source, identity, rules);
     await logins.findLinked(identity);
+    await logins.findLinks('alice');
+    await logins.noteChecked(identity);
     await logins.unlink('alice');
   }
   const links = [...first.statements, ...later.statements].filter((sql) => sql.includes('[OidcUserLogin]'));
