@@ -27,18 +27,29 @@ process.exitCode = await runCommand(process.argv.slice(2), {
     for (const signal of stopSignals) process.on(signal, listener);
     // The launcher keeps this channel open while it lives; its end is the only sign of a killed launcher.
     process.on('disconnect', listener);
+    // Whoever supervises several processes says it so, on systems without signals too.
+    const take = (message: unknown) => void (message === 'stop' && listener());
+    process.on('message', take);
     process.channel?.unref();
     return {
       [Symbol.dispose]() {
         for (const signal of stopSignals) process.off(signal, listener);
         process.off('disconnect', listener);
+        process.off('message', take);
       },
     };
   },
   onReload(listener) {
-    if (isWindows) return { [Symbol.dispose]() {} };
-    process.on('SIGHUP', listener);
-    return { [Symbol.dispose]: () => void process.off('SIGHUP', listener) };
+    const take = (message: unknown) => void (message === 'reload' && listener());
+    process.on('message', take);
+    if (!isWindows) process.on('SIGHUP', listener);
+    process.channel?.unref();
+    return {
+      [Symbol.dispose]() {
+        process.off('SIGHUP', listener);
+        process.off('message', take);
+      },
+    };
   },
   exit: (code) => process.exit(code),
 });

@@ -72,6 +72,8 @@ const kerberosHeaderBytes = 131_072;
 export interface ServerOptions {
   /** The folder with `server.json`. */
   configDirectory: string;
+  /** What is in it, where that has been loaded already. */
+  configuration?: Configuration;
   env: Readonly<Record<string, string | undefined>>;
   /** Seconds since the epoch; default the system's clock. */
   now?: () => number;
@@ -98,7 +100,7 @@ export interface RunningServer extends AsyncDisposable {
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { configDirectory, env, now = () => Math.floor(Date.now() / 1000) } = options;
-  const configuration = await loadConfiguration(configDirectory, { env });
+  const configuration = options.configuration ?? (await loadConfiguration(configDirectory, { env }));
   const { server: settings } = configuration;
   const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
 

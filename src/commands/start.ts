@@ -1,9 +1,11 @@
 /** `postern start`: runs the server until it is told to stop. */
-import type { Configuration } from '../config/load.ts';
+import { type Configuration, loadConfiguration } from '../config/load.ts';
+import { createLogger } from '../log.ts';
 import { verifySecret } from '../provider/client-authentication.ts';
 import { type RunningServer, startServer } from '../server.ts';
 import { exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
+import { isFurtherWorker, isSupervisor, superviseWorkers } from './workers.ts';
 
 /** Ctrl+C reaches a whole group of processes, and npm hands it on besides: within this time it is one request. */
 const repeatMs = 1000;
@@ -15,6 +17,14 @@ const repeatMs = 1000;
  * @throws what {@link startServer} throws
  */
 export async function start(directory: string, io: CommandIo): Promise<void> {
+  const configuration = await loadConfiguration(directory, { env: io.env });
+  const { Log, ShutdownDelaySeconds, ShutdownTimeoutSeconds, Workers } = configuration.server;
+  if (Workers > 1 && isSupervisor()) {
+    const log = createLogger({ level: Log.Level, format: Log.Format });
+    const patienceMs = (ShutdownDelaySeconds + ShutdownTimeoutSeconds + 10) * 1000;
+    await superviseWorkers(Workers, { io, log, patienceMs });
+    return;
+  }
   const { promise: stopRequest, resolve: stop } = Promise.withResolvers<void>();
   let requestedAt: number | undefined;
   // Never taken back: a repeat that comes when all has stopped must not kill the process on its way out.
@@ -24,9 +34,14 @@ export async function start(directory: string, io: CommandIo): Promise<void> {
     requestedAt ??= at;
     stop();
   });
-  await using server = await startServer({ configDirectory: directory, env: io.env, now: io.now });
+  await using server = await startServer({
+    configDirectory: directory,
+    configuration,
+    env: io.env,
+    now: io.now,
+  });
   using _reloading = io.onReload(() => void server.reload());
-  io.stdout.write(describeStart(server, io.now()));
+  if (!isFurtherWorker()) io.stdout.write(describeStart(server, io.now()));
   await stopRequest;
 }
 

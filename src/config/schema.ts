@@ -218,6 +218,9 @@ export const ServerSettings = z.strictObject({
       description:
         'Where /health/live, /health/ready and /metrics (for Prometheus) are, apart from the users. Without it, nowhere.',
     }),
+  Workers: integer(1, 128).default(1).meta({
+    description: 'Processes that serve together on this machine, one for each core at most.',
+  }),
   ShutdownDelaySeconds: seconds(0, 300).default(0).meta({
     description:
       'For how long a stop goes on to serve, not ready any more, so that proxies take their requests elsewhere.',

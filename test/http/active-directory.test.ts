@@ -57,7 +57,7 @@ test('a user signs in by any of the names that Active Directory has, and is link
 test('an account that signed in by Windows before is the same one', async (t) => {
   const { server } = await start(t);
   const windows = {
-    ...{ Name: 'Windows', Type: 'WsFed' as const, UserNameClaims: ['windowsaccountname'], Domains: [] },
+    ...{ Name: 'windows', Type: 'WsFed' as const, UserNameClaims: ['windowsaccountname'], Domains: [] },
     ...{ AllowedAccounts: [], ProvisionAccounts: true, ClaimMapping: {} },
   };
   const subject = ['S', 1, 5, ...domainSid, 1001].join('-');

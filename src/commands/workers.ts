@@ -1,0 +1,92 @@
+/** Several processes on one listener (Node's cluster), so that a machine's cores are all used. */
+import cluster, { type Worker } from 'node:cluster';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { AggregatorRegistry } from 'prom-client';
+import type { Logger } from '../log.ts';
+import { CommandError, exitCodes } from './exit.ts';
+import type { CommandIo } from './io.ts';
+
+/** What we and our workers say to each other. */
+type Message = 'stop' | 'reload' | { readonly metrics: number; readonly text?: string };
+
+/** A worker that dies is replaced, but not faster than this. */
+const restartPauseMs = 1000;
+
+/**
+ * Runs as many workers as asked for until told to stop, and replaces those that die.
+ *
+ * @param patienceMs how long a stop may take, before what is left of them is killed
+ * @throws {CommandError} with the exit code of a worker that could not start
+ */
+export async function superviseWorkers(
+  count: number,
+  { io, log, patienceMs }: { io: CommandIo; log: Logger; patienceMs: number },
+): Promise<void> {
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<void>();
+  const { promise: broken, resolve: giveUp } = Promise.withResolvers<number>();
+  const metrics = new AggregatorRegistry();
+  const serving = new Set<Worker>();
+  let isStopping = false;
+
+  const fork = () => {
+    const worker = cluster.fork();
+    worker.on('listening', () => {
+      serving.add(worker);
+      // It was not there yet to hear of it.
+      if (isStopping) worker.send('stop' satisfies Message);
+    });
+    worker.on('message', async (message: Message) => {
+      if (typeof message !== 'object' || !('metrics' in message)) return;
+      const text = await metrics.clusterMetrics().catch(() => '');
+      if (worker.isConnected()) worker.send({ metrics: message.metrics, text });
+    });
+    worker.once('exit', async (code, signal) => {
+      const served = serving.delete(worker);
+      if (isStopping) return;
+      // Who ends by itself before it serves would do so again.
+      if (!served && code !== null) {
+        giveUp(code || exitCodes.failure);
+        return;
+      }
+      log.error({ worker: worker.id, exitCode: code, signal }, 'worker died; another one takes its place');
+      await sleep(restartPauseMs);
+      if (!isStopping) fork();
+    });
+  };
+  const tell = (message: Message) => {
+    for (const worker of Object.values(cluster.workers ?? {})) {
+      if (worker?.isConnected()) worker.send(message);
+    }
+  };
+
+  io.onStop(() => {
+    // Each worker ends by itself at the second time.
+    tell('stop');
+    stop();
+  });
+  using _reloading = io.onReload(() => tell('reload'));
+  for (let started = 0; started < count; started += 1) fork();
+
+  const code = await Promise.race([stopped.then(() => undefined), broken]);
+  isStopping = true;
+  tell('stop');
+  const left = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
+  const impatience = setTimeout(() => {
+    for (const worker of left) worker.process.kill('SIGKILL');
+  }, patienceMs);
+  await Promise.all(
+    left.map((worker) => new Promise<void>((resolve) => void worker.once('exit', () => resolve()))),
+  );
+  clearTimeout(impatience);
+  if (code !== undefined) throw new CommandError(code, 'a worker could not start; what it said is above');
+}
+
+/** Whether this process is one of several, and not the first of them. */
+export function isFurtherWorker(): boolean {
+  return (cluster.worker?.id ?? 1) > 1;
+}
+
+/** Whether this process is to supervise workers, where the configuration asks for some. */
+export function isSupervisor(): boolean {
+  return cluster.isPrimary;
+}
