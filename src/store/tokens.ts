@@ -176,6 +176,12 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       .where({ id: value('id'), model: value('model') })
       .delete(),
   );
+  const extend = db.prepare<'expiresAt' | 'holder' | 'id' | 'now'>((knex, value) =>
+    table(knex)
+      .where({ id: value('id'), model: 'Lease' })
+      .andWhere((either) => either.where('expiresAt', '<=', value('now')).orWhere('uid', value('holder')))
+      .update({ expiresAt: value('expiresAt'), uid: value('holder') }),
+  );
   const destroySessions = db.prepare<'uid'>((knex, value) =>
     table(knex)
       .where({ uid: value('uid'), model: 'Session' })
@@ -359,6 +365,19 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
     async useOnce(key: string, expiresAt: number): Promise<boolean> {
       const id = hashValue(`once\n${key}`);
       return this.insert({ ...bareRow, id, model: 'UsedOnce', expiresAt });
+    },
+
+    /**
+     * True where the holder has the lease of this name from now until it ends: taken anew, extended, or taken over
+     * from one that let it end. Of several that try at once one succeeds. One statement, two for the very first.
+     */
+    async lease(
+      name: string,
+      { holder, expiresAt }: { holder: string; expiresAt: number },
+    ): Promise<boolean> {
+      const id = hashValue(`lease\n${name}`);
+      const { count } = await extend({ id, holder, expiresAt, now: now() });
+      return count > 0 || this.insert({ ...bareRow, id, model: 'Lease', uid: holder, expiresAt });
     },
 
     /** Marks one JWT as revoked until it would have expired anyway. */

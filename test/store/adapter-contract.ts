@@ -7,10 +7,11 @@ import { randomBytes } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Adapter, errors } from 'oidc-provider';
-import { deleteExpired } from '../../src/store/cleanup.ts';
+import { createLogger } from '../../src/log.ts';
+import { deleteExpired, startCleanup } from '../../src/store/cleanup.ts';
 import type { Database } from '../../src/store/database.ts';
 import { createTokenAdapter } from '../../src/store/token-adapter.ts';
-import { createTokens, hashValue } from '../../src/store/tokens.ts';
+import { bareRow, createTokens, hashValue } from '../../src/store/tokens.ts';
 
 export type OpenDatabase = (t: TestContext) => Promise<Database>;
 
@@ -311,6 +312,62 @@ export function adapterContract(name: string, openDatabase: OpenDatabase): void 
     assert.equal(await deleteExpired(db, clock.time), 4000);
     clearInterval(timer);
     assert.ok(turns >= 4, `${turns} turns`);
+  });
+
+  check('of many that want a lease one has it, until it ends or is not renewed', async (t) => {
+    const { tokens, clock } = await open(t, { delayMs: 3 });
+    const holders = Array.from({ length: 10 }, (_, index) => `holder-${index}`);
+    const tryAll = async () => {
+      const had = await Promise.all(
+        holders.map((holder) => tokens.lease('x', { holder, expiresAt: clock.time + 60 })),
+      );
+      return holders.filter((_, index) => had[index]);
+    };
+    const first = await tryAll();
+    assert.equal(first.length, 1);
+    clock.time += 59;
+    assert.deepEqual(await tryAll(), first, 'renewed');
+    clock.time += 59;
+    assert.equal(await tokens.lease('x', { holder: 'holder-0', expiresAt: 0 }), first[0] === 'holder-0');
+    clock.time += 61;
+    assert.equal((await tryAll()).length, 1, 'taken over');
+    assert.equal(await tokens.lease('y', { holder: 'z', expiresAt: clock.time + 1 }), true);
+  });
+
+  check('cleanup is done by one of several servers, and goes on when that one is gone', async (t) => {
+    const { db, tokens, clock } = await open(t);
+    const log = createLogger({ level: 'silent', format: 'json' });
+    const start = () => startCleanup({ db, log, now: () => clock.time, tokens }, { intervalSeconds: 0.05 });
+    const addExpired = () =>
+      tokens.insert({
+        ...bareRow,
+        id: hashValue(randomBytes(8).toString('hex')),
+        model: 'AccessToken',
+        expiresAt: 1,
+      });
+    const untilGone = async () => {
+      for (let attempt = 0; attempt < 100; attempt += 1) {
+        if ((await db.knex('OidcToken').where('model', 'AccessToken')).length === 0) return;
+        await sleep(50);
+      }
+      assert.fail('it is still there');
+    };
+    await addExpired();
+    await using first = start();
+    await untilGone();
+    await using _second = start();
+    await addExpired();
+    await untilGone();
+    await first[Symbol.asyncDispose]();
+    await addExpired();
+    await sleep(300);
+    assert.equal(
+      (await db.knex('OidcToken').where('model', 'AccessToken')).length,
+      1,
+      'the lease still holds',
+    );
+    clock.time += 120;
+    await untilGone();
   });
 
   check('a second process that migrates finds nothing to do', async (t) => {

@@ -68,6 +68,7 @@ update [postern].[OidcToken] set [payload] = @p0, [accountId] = @p1, [expiresAt]
 update [postern].[OidcToken] set [expiresAt] = @p0, [lastUsedAt] = @p1 where [id] = @p2 and [model] = @p3 and [consumedAt] is null;select @@rowcount;
 update [postern].[OidcToken] set [consumedAt] = @p0 where [id] = @p1 and [model] = @p2 and [consumedAt] is null;select @@rowcount;
 delete from [postern].[OidcToken] where [id] = @p0 and [model] = @p1;select @@rowcount;
+update [postern].[OidcToken] set [expiresAt] = @p0, [uid] = @p1 where [id] = @p2 and [model] = @p3 and ([expiresAt] <= @p4 or [uid] = @p5);select @@rowcount;
 delete from [postern].[OidcToken] where [uid] = @p0 and [model] = @p1;select @@rowcount;
 select [payload] from [postern].[OidcToken] where [model] = @p0 and ([userCode] = @p1 or [accountId] = @p2) and [expiresAt] > @p3;
 delete from [postern].[OidcToken] where [grantId] = @p0 and [model] = @p1;select @@rowcount;
