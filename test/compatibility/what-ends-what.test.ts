@@ -22,6 +22,7 @@ const columns = [
   'Offline, `Reference`',
   'Refresh token',
   'Browser session',
+  'WsFed session',
   'Open sign-in page',
   'Remembered consent',
 ] as const;
@@ -58,6 +59,8 @@ interface Row {
   undo?(world: World): Promise<void>;
 }
 
+const wsFedUrl = ({ issuer }: TestServer, wa = 'wsignin1.0') =>
+  `${issuer.replace(/Oidc$/, 'WsFed')}?wa=${wa}&wtrealm=urn:portal`;
 const secretOf = (clientId: string) => `${clientId}-secret`;
 const revoke = ({ issuer }: TestServer, clientId: string, token: string) =>
   post(`${issuer}/connect/revocation`, { token }, basic(clientId, secretOf(clientId)));
@@ -143,6 +146,12 @@ const rows: Readonly<Record<string, Row>> = {
       assert.match(page.body, /signed out/i);
     },
   },
+  'The user signs out at the WsFed application (`wsignout1.0`)': {
+    async act({ server, browser }) {
+      const page = await browser.open(wsFedUrl(server, 'wsignout1.0'));
+      assert.match(page.body, /signed out/i);
+    },
+  },
   'The sign-in is revoked (`postern token revoke`)': {
     act: ({ server }) => postern(server, ['token', 'revoke', '--account', 'alice']),
   },
@@ -202,9 +211,12 @@ const rows: Readonly<Record<string, Row>> = {
 async function createWorld(t: TestContext): Promise<World> {
   const server = await startTestServer(t, {
     clients: { Jwt: registrationOf('Jwt'), Reference: registrationOf('Reference') },
+    relyingParties: { Portal: { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/'] } },
   });
   const { issuer } = server;
   const browser = createBrowser();
+  const atWsFed = await browser.submit(await browser.open(wsFedUrl(server)), { username: 'alice', password });
+  assert.match(atWsFed.body, /name="wresult"/);
   const holdings: Holding[] = [];
   for (const clientId of types) {
     const client = {
@@ -285,6 +297,7 @@ async function look({ server, browser, holdings }: World): Promise<Record<Column
     'Offline, `Jwt`': await isActive(jwt.offlineToken),
     'Offline, `Reference`': await isActive(reference.offlineToken),
     'Browser session': back.get('code') !== null,
+    'WsFed session': (await browser.open(wsFedUrl(server))).body.includes('name="wresult"'),
     'Open sign-in page': await forBoth(async ({ openPage }) => {
       const { status, body } = await browser.request(openPage.url);
       return status === 200 && /type="password"/.test(body);
