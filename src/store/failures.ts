@@ -84,8 +84,9 @@ function isUnavailable(err: unknown): boolean {
       err instanceof Error ? err.message : '',
     );
   }
-  // PostgreSQL's classes: connection, resources (disk full, too many connections), shutting down, read-only.
-  if (/^[0-9A-Z]{5}$/.test(code)) return /^(08|53|57P|58)/.test(code) || code === '25006';
+  // PostgreSQL's classes: connection, resources (disk full, too many connections), given up or shutting down (57),
+  // the system itself; and read-only.
+  if (/^[0-9A-Z]{5}$/.test(code)) return /^(08|53|57|58)/.test(code) || code === '25006';
   // Of sockets, and of tedious.
   return /^E[A-Z]+$/.test(code);
 }
@@ -99,6 +100,9 @@ export function databaseUnavailable(cause: unknown): ServerError {
     cause,
   });
 }
+
+/** What the database itself has less than we wait: it then gives up first, and keeps nothing that waits for a lock. */
+export const marginMs = 500;
 
 /** The limits of one statement. */
 export interface Limits {

@@ -38,7 +38,10 @@ declare module 'knex/lib/dialects/mssql/index.js' {
     readonly transacting?: boolean;
     acquireConnection(): Promise<unknown>;
     _query(connection: unknown, statement: object): Promise<object>;
-    _makeRequest(statement: object, callback: (err: unknown) => void): EventEmitter;
+    _makeRequest(
+      statement: object,
+      callback: (err: unknown) => void,
+    ): EventEmitter & { setTimeout(ms: number | undefined): void };
     _assignBindings(request: EventEmitter, bindings: readonly unknown[] | undefined): void;
     _typeForBinding(binding: unknown): readonly [unknown, unknown];
   }

@@ -127,6 +127,7 @@ async function apply(
   for (const [name, migration] of pending) {
     try {
       await knex.transaction(async (transaction) => {
+        if (knex.client.dialect === 'postgresql') await transaction.raw('set local statement_timeout = 0');
         // The record comes first: of two nodes that start together one waits here and then sees the other's.
         await transaction(migrationTable).insert({ name, appliedAt: now() });
         await migration.up(transaction as unknown as Knex);

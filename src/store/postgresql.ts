@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { Knex } from 'knex';
 import PostgresClient from 'knex/lib/dialects/postgres/index.js';
 import { ServerError } from '../errors.ts';
-import { databaseUnavailable, runBounded } from './failures.ts';
+import { databaseUnavailable, marginMs, runBounded } from './failures.ts';
 
 /** A connection of the driver, as far as we use it. */
 interface PgConnection {
@@ -17,7 +17,7 @@ export class PostgresqlClient extends PostgresClient {
     const isInTransaction = this.transacting === true;
     return runBounded(() => super._query(connection, statement), {
       isInTransaction,
-      timeoutMs: isInTransaction ? undefined : this.config.statementTimeoutMs,
+      timeoutMs: isInTransaction ? undefined : (this.config.statementTimeoutMs ?? 0) + marginMs,
       kill(reason) {
         connection.__knex__disposed = reason;
         connection.connection?.stream?.destroy();
@@ -70,6 +70,7 @@ export function toPostgresqlConnection(
     password: decodeURIComponent(url.password),
     application_name: url.searchParams.get('application_name') ?? 'postern',
     connectionTimeoutMillis: timeoutMs,
+    statement_timeout: timeoutMs,
     keepAlive: true,
     ssl: isEncrypted
       ? {

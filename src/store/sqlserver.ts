@@ -9,7 +9,7 @@ import { isIP } from 'node:net';
 import type { Knex } from 'knex';
 import MssqlClient from 'knex/lib/dialects/mssql/index.js';
 import { ServerError } from '../errors.ts';
-import { databaseUnavailable, runBounded } from './failures.ts';
+import { databaseUnavailable, marginMs, runBounded } from './failures.ts';
 
 /** A connection of the driver, as far as we use it. */
 interface TediousConnection {
@@ -30,7 +30,7 @@ export class SqlServerClient extends MssqlClient {
     const isInTransaction = this.transacting === true;
     return runBounded(() => execute(this, connection, statement), {
       isInTransaction,
-      timeoutMs: isInTransaction ? undefined : this.config.statementTimeoutMs,
+      timeoutMs: isInTransaction ? undefined : (this.config.statementTimeoutMs ?? 0) + marginMs,
       kill(reason) {
         connection.__knex__disposed = reason;
         connection.close();
@@ -65,6 +65,8 @@ function execute(
       resolve(statement);
     });
     request.on('row', (row: unknown) => rows.push(row));
+    // At its end the driver has the server cancel it; none within a migration, which may take its time.
+    request.setTimeout(client.transacting === true ? 0 : client.config.statementTimeoutMs);
     client._assignBindings(request, statement.bindings);
     connection.execSql(request);
   });
@@ -139,8 +141,6 @@ export async function toSqlServerConnection(
     connectionTimeout: timeoutMs,
     options: {
       appName: 'postern',
-      // Bounded by ours, which ends the connection as well.
-      requestTimeout: 0,
       ...options,
       encrypt: options.encrypt ?? true,
       trustServerCertificate: options.trustServerCertificate === true,

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createLogger } from '../../src/log.ts';
+import { openDatabase } from '../../src/store/database.ts';
 import { startPostgres } from '../support/postgres-server.ts';
 import { authorize, basic, mvc, post } from '../support/sign-in.ts';
 import { findFreePort, startTestServer, type TestServer } from '../support/start-server.ts';
@@ -103,6 +105,49 @@ test('a database that is paused holds nobody longer than its Timeout, and is use
   assert.deepEqual([await health('live'), await health('ready')], [200, 503]);
   postgres.resume();
   await untilAnswered(() => token(server));
+});
+
+test('a database whose table is locked by somebody holds nobody longer than its Timeout', async (t) => {
+  const { postgres, server } = await start(t);
+  const { knex } = server.context.db;
+  await using other = await openDatabase({
+    ...{ client: 'postgresql', connection: postgres.connection, schema: 'postern' },
+    ...{
+      poolSize: 1,
+      timeoutMs: 10_000,
+      now: () => 0,
+      log: createLogger({ level: 'silent', format: 'json' }),
+    },
+  });
+  const isLocked = Promise.withResolvers<void>();
+  const locking = other.knex.transaction(async (transaction) => {
+    await transaction.raw('lock table postern."OidcToken" in access exclusive mode');
+    isLocked.resolve();
+    await sleep(3000);
+  });
+  await isLocked.promise;
+  const startedAt = performance.now();
+  const answers = await Promise.all(Array.from({ length: 8 }, () => token(server)));
+  assert.deepEqual([...new Set(answers.map(({ status }) => status))], [503]);
+  assert.ok(performance.now() - startedAt < 2900);
+  // What was given up is not left behind in the database, waiting for its turn.
+  const { rows } = await knex.raw(`select count(*) from pg_stat_activity where wait_event_type = 'Lock'`);
+  assert.equal(Number(rows[0].count), 0);
+  await locking;
+  await untilAnswered(() => token(server));
+});
+
+test('a disk that is full answers 503, and is written to again when there is room', async (t) => {
+  const server = await startTestServer(t);
+  const { knex } = server.context.db;
+  const [{ page_count: pages }] = (await knex.raw('PRAGMA page_count')) as [{ page_count: number }];
+  await knex.raw(`PRAGMA max_page_count = ${pages}`);
+  let answer = await token(server);
+  for (let count = 0; count < 300 && answer.status === 200; count += 1) answer = await token(server);
+  assert.equal(answer.status, 503);
+  assert.equal(answer.headers.get('retry-after'), '5');
+  await knex.raw('PRAGMA max_page_count = 1000000');
+  assert.equal((await token(server)).status, 200);
 });
 
 test('a server whose database is not there yet does not start, and says why', async (t) => {
