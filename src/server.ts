@@ -33,13 +33,9 @@ import {
   securityHeaders,
   servePublicOrigin,
 } from './http/middleware.ts';
-import { type KeySource, loadKeys } from './keys/keys.ts';
-import {
-  loadSamlSigningKey,
-  type SamlKeySource,
-  type SamlSigningKey,
-  watchCertificate,
-} from './keys/saml-signer.ts';
+import { type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
+import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
+import { type WatchedCertificate, watchCertificates } from './keys/watch-certificates.ts';
 import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
@@ -218,7 +214,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       },
     }),
   );
-  if (samlKey !== undefined) starting.use(watchCertificate({ log, now }, samlKey));
+  starting.use(watchCertificates({ log, now }, certificatesOf(keys, samlKey)));
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
 
   async function reload(): Promise<boolean> {
@@ -308,8 +304,22 @@ function toKeySource({ server }: Configuration): KeySource {
     keyFile: certificate.KeyFile,
     certificateFile: certificate.CertificateFile,
     passphrase: certificate.Passphrase,
+    publishedFiles: certificate.PublishedCertificateFiles,
     cookieKeys,
   };
+}
+
+/** Relying parties pin the certificate of the WsFed application, and need longer for the change. */
+function certificatesOf(keys: SigningKeys, samlKey: SamlSigningKey | undefined): WatchedCertificate[] {
+  const { certificateExpiresAt } = keys;
+  return [
+    ...(certificateExpiresAt === undefined
+      ? []
+      : [{ property: 'OidcSigningCertificate', expiresAt: certificateExpiresAt, warningDays: 30 }]),
+    ...(samlKey === undefined
+      ? []
+      : [{ property: 'WsFedSigningCertificate', expiresAt: samlKey.expiresAt, warningDays: 90 }]),
+  ];
 }
 
 function toSamlKeySource({ server }: Configuration): SamlKeySource {

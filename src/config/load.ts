@@ -71,10 +71,15 @@ export type Server = DeepReadonly<
       CaCertificates?: string;
     };
     PasswordVerifier?: Omit<NonNullable<ServerSettings['PasswordVerifier']>, 'Secret'> & { Secret: string };
-    OidcSigningCertificate?: { CertificateFile?: string; KeyFile: string; Passphrase?: string };
+    OidcSigningCertificate?: {
+      CertificateFile?: string;
+      KeyFile: string;
+      Passphrase?: string;
+      PublishedCertificateFiles: string[];
+    };
     WsFed: { PublicUrl: string };
     WsFedSigningCertificate?: {
-      CertificateFile: string;
+      CertificateFile?: string;
       KeyFile: string;
       Passphrase?: string;
       NextCertificateFile?: string;
@@ -679,7 +684,12 @@ function completeWindowsLogin(
 }
 
 function completeCertificate(
-  { CertificateFile, KeyFile, Passphrase }: NonNullable<ServerSettings['OidcSigningCertificate']>,
+  {
+    CertificateFile,
+    KeyFile,
+    Passphrase,
+    PublishedCertificateFiles,
+  }: NonNullable<ServerSettings['OidcSigningCertificate']>,
   existing: (file: string, path: string) => string,
   secrets: SecretSources,
   report: Report,
@@ -690,6 +700,9 @@ function completeCertificate(
       : resolveSecret(Passphrase, 'OidcSigningCertificate.Passphrase', secrets, report);
   return {
     KeyFile: existing(KeyFile, 'OidcSigningCertificate.KeyFile'),
+    PublishedCertificateFiles: PublishedCertificateFiles.map((file, index) =>
+      existing(file, `OidcSigningCertificate.PublishedCertificateFiles[${index}]`),
+    ),
     ...(CertificateFile === undefined
       ? undefined
       : { CertificateFile: existing(CertificateFile, 'OidcSigningCertificate.CertificateFile') }),
@@ -719,7 +732,9 @@ function completeWsFedCertificate(
       ? undefined
       : resolveSecret(Passphrase, 'WsFedSigningCertificate.Passphrase', secrets, report);
   return {
-    CertificateFile: existing(CertificateFile, 'WsFedSigningCertificate.CertificateFile'),
+    ...(CertificateFile === undefined
+      ? undefined
+      : { CertificateFile: existing(CertificateFile, 'WsFedSigningCertificate.CertificateFile') }),
     KeyFile: existing(KeyFile, 'WsFedSigningCertificate.KeyFile'),
     ...(NextCertificateFile === undefined
       ? undefined

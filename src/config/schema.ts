@@ -384,10 +384,19 @@ export const ServerSettings = z.strictObject({
     .meta({ description: 'How users are signed in by Windows, where EnableWindowsLogin is true.' }),
   OidcSigningCertificate: z
     .strictObject({
-      CertificateFile: text().optional().meta({ description: 'PEM file with the certificate of the key.' }),
-      KeyFile: text().meta({ description: 'PEM file with the RSA private key that signs tokens.' }),
+      CertificateFile: text()
+        .optional()
+        .meta({ description: 'PEM file with the certificate of the key, where it is not in KeyFile.' }),
+      KeyFile: text().meta({
+        description:
+          'PEM file with the RSA private key that signs tokens, or PFX file with the key and its certificate.',
+      }),
       Passphrase: SecretReference.optional().meta({
         description: 'Where the passphrase of the key is, if it is encrypted.',
+      }),
+      PublishedCertificateFiles: list(text()).default([]).meta({
+        description:
+          'PEM files with the certificates of keys that do not sign here and are published all the same: the next one ahead of its time, and the last one while tokens that it signed are good.',
       }),
     })
     .optional()
@@ -397,8 +406,13 @@ export const ServerSettings = z.strictObject({
     }),
   WsFedSigningCertificate: z
     .strictObject({
-      CertificateFile: text().meta({ description: 'PEM file with the certificate of the key.' }),
-      KeyFile: text().meta({ description: 'PEM file with the RSA private key that signs assertions.' }),
+      CertificateFile: text()
+        .optional()
+        .meta({ description: 'PEM file with the certificate of the key, where it is not in KeyFile.' }),
+      KeyFile: text().meta({
+        description:
+          'PEM file with the RSA private key that signs assertions, or PFX file with the key and its certificate.',
+      }),
       Passphrase: SecretReference.optional().meta({
         description: 'Where the passphrase of the key is, if it is encrypted.',
       }),

@@ -4,14 +4,7 @@
  * In Development they are made at the first start and kept under `data/keys/`, readable by the owner alone.
  * Elsewhere the operator names them, the same on every node; nothing is made up.
  */
-import {
-  createHash,
-  createPrivateKey,
-  hkdfSync,
-  type KeyObject,
-  randomBytes,
-  X509Certificate,
-} from 'node:crypto';
+import { createHash, hkdfSync, randomBytes, X509Certificate } from 'node:crypto';
 import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
@@ -24,6 +17,7 @@ import {
   SignJWT,
 } from 'jose';
 import { ServerError } from '../errors.ts';
+import { readKeyFile } from './key-file.ts';
 
 export interface SigningKeys {
   /** The private keys in the engine's form; the first of an algorithm signs. */
@@ -32,6 +26,8 @@ export interface SigningKeys {
   readonly publicJwks: { readonly keys: readonly JWK[] };
   /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`. */
   readonly certificateHeader: { readonly x5t?: string };
+  /** When the certificate of the signing key ends, in seconds since the epoch. */
+  readonly certificateExpiresAt: number | undefined;
   /** The first signs cookies, all verify them. */
   readonly cookieKeys: readonly string[];
   /** Signs a JWT of ours with the key that signs tokens. */
@@ -48,6 +44,8 @@ export type KeySource =
       readonly keyFile: string;
       readonly certificateFile: string | undefined;
       readonly passphrase: string | undefined;
+      /** Certificates of keys that are published and do not sign. */
+      readonly publishedFiles: readonly string[];
       readonly cookieKeys: readonly string[];
     };
 
@@ -59,25 +57,41 @@ export type KeySource =
 export async function loadKeys(source: KeySource): Promise<SigningKeys> {
   if (source.kind === 'generated') return loadGenerated(source.folder);
 
-  const { keyFile, certificateFile, passphrase, cookieKeys } = source;
-  const key = readKey(keyFile, passphrase);
+  const { certificateFile, cookieKeys, keyFile, passphrase, publishedFiles } = source;
+  const property = 'OidcSigningCertificate.KeyFile';
+  const { key, certificate: own } = await readKeyFile(keyFile, { passphrase, property });
   const jwk = await exportJWK(key);
-  if (certificateFile === undefined) {
-    return assemble({ ...jwk, kid: await nameKey(jwk) }, cookieKeys, {});
-  }
-  const certificate = readCertificate(certificateFile);
-  if (!certificate.checkPrivateKey(key)) {
+  const certificate = certificateFile === undefined ? own : readCertificate(certificateFile);
+  if (certificate !== undefined && !certificate.checkPrivateKey(key)) {
     throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
   }
-  // IdentityServer names the key by the certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7).
-  const x5t = createHash('sha1').update(certificate.raw).digest('base64url');
-  return assemble({ ...jwk, kid: x5t }, cookieKeys, { x5t, x5c: [certificate.raw.toString('base64')] });
+  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificate(file))));
+  return certificate === undefined
+    ? assemble({ ...jwk, kid: await nameKey(jwk) }, cookieKeys, { published })
+    : assemble({ ...jwk, kid: thumbprintOf(certificate) }, cookieKeys, { certificate, published });
+}
+
+/** IdentityServer names a key by its certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7). */
+function thumbprintOf(certificate: X509Certificate): string {
+  return createHash('sha1').update(certificate.raw).digest('base64url');
+}
+
+function membersOf(certificate: X509Certificate): { x5t: string; x5c: string[] } {
+  return { x5t: thumbprintOf(certificate), x5c: [certificate.raw.toString('base64')] };
+}
+
+/** A key that does not sign here: the next one, ahead of its time, or the last one, while what it signed is good. */
+async function toPublished(certificate: X509Certificate): Promise<JWK> {
+  const { kty, n, e } = await exportJWK(certificate.publicKey);
+  if (kty !== 'RSA') throw new ServerError('ERR_KEY_UNUSABLE', 'a published certificate has no RSA key');
+  const kid = thumbprintOf(certificate);
+  return { kty, use: 'sig', kid, alg: 'RS256', ...membersOf(certificate), n: n ?? '', e: e ?? '' };
 }
 
 function assemble(
   jwk: JWK,
   cookieKeys: readonly string[],
-  certificate: { x5t?: string; x5c?: string[] },
+  { certificate, published = [] }: { certificate?: X509Certificate; published?: readonly JWK[] },
 ): SigningKeys {
   // The last: a key that is put in front in order to rotate must not change what nodes derive meanwhile.
   const lastCookieKey = cookieKeys.at(-1);
@@ -89,12 +103,18 @@ function assemble(
     });
   }
   const { kty, kid, n, e } = jwk as JWK & { kty: string; kid: string; n: string; e: string };
-  const { x5t } = certificate;
+  const members = certificate && membersOf(certificate);
   let signingKey: ReturnType<typeof importJWK> | undefined;
   return {
     privateJwks: { keys: [{ ...jwk, use: 'sig', alg }] },
-    publicJwks: { keys: [{ kty, use: 'sig', kid, alg, ...certificate, n, e }] },
-    certificateHeader: x5t === undefined ? {} : { x5t },
+    publicJwks: {
+      keys: [
+        { kty, use: 'sig', kid, alg, ...members, n, e },
+        ...published.filter((other) => other.kid !== kid),
+      ],
+    },
+    certificateHeader: members === undefined ? {} : { x5t: members.x5t },
+    certificateExpiresAt: certificate && Math.floor(Date.parse(certificate.validTo) / 1000),
     cookieKeys,
     async signJwt(claims, { typ }) {
       signingKey ??= importJWK(jwk, alg);
@@ -107,23 +127,6 @@ function assemble(
 /** The first 128 bits of the key's thumbprint (RFC 7638): every token's header repeats it. */
 async function nameKey(jwk: JWK): Promise<string> {
   return (await calculateJwkThumbprint(jwk)).slice(0, 22);
-}
-
-function readKey(file: string, passphrase: string | undefined): KeyObject {
-  try {
-    const key = createPrivateKey({
-      key: readFileSync(file),
-      ...(passphrase === undefined ? undefined : { passphrase }),
-    });
-    const bits = key.asymmetricKeyDetails?.modulusLength;
-    if (bits !== undefined && bits < 2048) throw new TypeError(`${bits} bits are too few for RS256`);
-    return key;
-  } catch (cause) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `the signing key ${file} cannot be used`, {
-      hint: 'OidcSigningCertificate.KeyFile names a PEM file with an RSA private key; see Passphrase if it is encrypted',
-      cause,
-    });
-  }
 }
 
 function readCertificate(file: string): X509Certificate {

@@ -3,7 +3,7 @@ import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ServerError } from '../errors.ts';
-import type { Logger } from '../log.ts';
+import { readKeyFile } from './key-file.ts';
 import { readOrMake } from './keys.ts';
 
 export interface SamlSigningKey {
@@ -22,14 +22,10 @@ export type SamlKeySource =
   | {
       readonly kind: 'files';
       readonly keyFile: string;
-      readonly certificateFile: string;
+      readonly certificateFile: string | undefined;
       readonly nextCertificateFile: string | undefined;
       readonly passphrase: string | undefined;
     };
-
-/** From how many days before its end on a certificate is warned of, and from how many on it is an error. */
-const warningDays = 90;
-const errorDays = 7;
 
 const daySeconds = 86_400;
 
@@ -50,22 +46,21 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
     };
   }
   const { certificateFile, keyFile, nextCertificateFile, passphrase } = source;
-  const certificate = readCertificate(readFileSync(certificateFile, 'utf8'), certificateFile);
-  let privateKey: string;
-  try {
-    const key = createPrivateKey({
-      key: readFileSync(keyFile),
-      ...(passphrase === undefined ? undefined : { passphrase }),
-    });
-    if (!certificate.checkPrivateKey(key)) throw new TypeError(`it is not the key of ${certificateFile}`);
-    if (key.asymmetricKeyType !== 'rsa') throw new TypeError('it is no RSA key');
-    privateKey = key.export({ format: 'pem', type: 'pkcs8' }).toString();
-  } catch (cause) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `the signing key ${keyFile} cannot be used`, {
-      hint: 'WsFedSigningCertificate.KeyFile names a PEM file with the RSA private key of CertificateFile; see Passphrase if it is encrypted',
-      cause,
+  const property = 'WsFedSigningCertificate.KeyFile';
+  const { key, certificate: own } = await readKeyFile(keyFile, { passphrase, property });
+  const certificate =
+    certificateFile === undefined
+      ? own
+      : readCertificate(readFileSync(certificateFile, 'utf8'), certificateFile);
+  if (certificate === undefined) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `there is no certificate for ${keyFile}`, {
+      hint: 'WsFedSigningCertificate.CertificateFile names it, or a PFX file has it',
     });
   }
+  if (!certificate.checkPrivateKey(key)) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
+  }
+  const privateKey = key.export({ format: 'pem', type: 'pkcs8' }).toString();
   const next =
     nextCertificateFile === undefined
       ? undefined
@@ -76,25 +71,6 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
     nextCertificate: next?.raw.toString('base64'),
     expiresAt: endOf(certificate),
   };
-}
-
-/** Says in the log, now and every day until disposed, that the certificate ends, once it is 90 days to it or less. */
-export function watchCertificate(
-  { log, now }: { log: Logger; now: () => number },
-  { expiresAt }: Pick<SamlSigningKey, 'expiresAt'>,
-): Disposable {
-  const look = () => {
-    const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
-    if (daysLeft > warningDays) return;
-    const message =
-      daysLeft < 0
-        ? 'the certificate of the WsFed application has ended: relying parties may refuse what it signs'
-        : 'the certificate of the WsFed application ends soon: relying parties must get the next one';
-    log[daysLeft > errorDays ? 'warn' : 'error']({ daysLeft }, message);
-  };
-  look();
-  const timer = setInterval(look, daySeconds * 1000).unref();
-  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 function readCertificate(text: string, file: string): X509Certificate {

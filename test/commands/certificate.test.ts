@@ -4,7 +4,8 @@ import { X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { loadSamlSigningKey, watchCertificate } from '../../src/keys/saml-signer.ts';
+import { loadSamlSigningKey } from '../../src/keys/saml-signer.ts';
+import { watchCertificates } from '../../src/keys/watch-certificates.ts';
 import { createLogger } from '../../src/log.ts';
 import { install } from './postern.ts';
 
@@ -62,7 +63,8 @@ test('a certificate that ends in 90 days is warned of every day, and in 7 days i
     }
   };
   {
-    using _watch = watchCertificate({ log, now: () => now }, { expiresAt: now + 92 * day });
+    const certificate = { property: 'WsFedSigningCertificate', expiresAt: now + 92 * day, warningDays: 90 };
+    using _watch = watchCertificates({ log, now: () => now }, [certificate]);
     pass(1);
     assert.equal(lines.length, 0);
     pass(1);

@@ -1,0 +1,76 @@
+/**
+ * A private key, and the certificate that comes with it, from a file: PEM, or PKCS #12 (PFX) as Windows exports it
+ * (RFC 7292), encrypted by AES, Triple DES or RC2.
+ */
+import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { ServerError } from '../errors.ts';
+
+export interface KeyFile {
+  readonly key: KeyObject;
+  /** Of a PFX file. */
+  readonly certificate: X509Certificate | undefined;
+}
+
+const smallestModulusBits = 2048;
+
+/**
+ * Reads a key and checks that it can sign.
+ *
+ * @param property where the configuration names the file, for whoever has to mend it
+ * @throws {ServerError} ERR_KEY_UNUSABLE, with the file and the reason
+ */
+export async function readKeyFile(
+  file: string,
+  { passphrase, property }: { passphrase: string | undefined; property: string },
+): Promise<KeyFile> {
+  try {
+    const content = readFileSync(file);
+    // A PEM file is text, and DER begins with a sequence.
+    const found = content[0] === 0x30 ? await openPfx(content, passphrase) : openPem(content, passphrase);
+    const bits = found.key.asymmetricKeyDetails?.modulusLength;
+    if (found.key.asymmetricKeyType !== 'rsa') throw new TypeError('it is no RSA key');
+    if (bits !== undefined && bits < smallestModulusBits) {
+      throw new TypeError(`${bits} bits are too few, ${smallestModulusBits} are needed`);
+    }
+    return found;
+  } catch (cause) {
+    throw new ServerError(
+      'ERR_KEY_UNUSABLE',
+      `the signing key ${file} cannot be used: ${(cause as Error).message}`,
+      {
+        hint: `${property} names a PEM or PFX file with an RSA private key; see Passphrase if it is encrypted`,
+        cause,
+      },
+    );
+  }
+}
+
+function openPem(content: Buffer, passphrase: string | undefined): KeyFile {
+  const key = createPrivateKey({ key: content, ...(passphrase === undefined ? undefined : { passphrase }) });
+  return { key, certificate: undefined };
+}
+
+/** Only opens it: what is in it is read and used by Node's own cryptography. */
+async function openPfx(content: Buffer, passphrase = ''): Promise<KeyFile> {
+  // Loaded only here: it is large, and most keys are PEM files.
+  const { default: forge } = await import('node-forge');
+  const { asn1, pkcs12, pki } = forge;
+  const toDer = (value: object) => Buffer.from(asn1.toDer(value).getBytes(), 'binary');
+  const store = pkcs12.pkcs12FromAsn1(asn1.fromDer(content.toString('binary')), passphrase);
+  const bagsOf = (bagType: string) => store.getBags({ bagType })[bagType] ?? [];
+
+  const keys = [...bagsOf(pki.oids.pkcs8ShroudedKeyBag), ...bagsOf(pki.oids.keyBag)].map(
+    ({ asn1: info, key }) =>
+      key
+        ? createPrivateKey({ key: toDer(pki.privateKeyToAsn1(key)), format: 'der', type: 'pkcs1' })
+        : createPrivateKey({ key: toDer(info ?? {}), format: 'der', type: 'pkcs8' }),
+  );
+  const certificates = bagsOf(pki.oids.certBag).map(
+    ({ asn1: whole, cert }) => new X509Certificate(toDer(cert ? pki.certificateToAsn1(cert) : (whole ?? {}))),
+  );
+  const [key, ...more] = keys;
+  if (key === undefined) throw new TypeError('it holds no private key; export the certificate with its key');
+  if (more.length > 0) throw new TypeError('it holds more than one private key');
+  return { key, certificate: certificates.find((certificate) => certificate.checkPrivateKey(key)) };
+}

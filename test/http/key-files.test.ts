@@ -1,0 +1,153 @@
+/** Keys as operators have them: PFX files of Windows, and a key that is exchanged for the next. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { createRemoteJWKSet, decodeProtectedHeader, jwtVerify } from 'jose';
+import { createLogger } from '../../src/log.ts';
+import { startServer } from '../../src/server.ts';
+import { requireCommand } from '../support/requirements.ts';
+import { basic, post } from '../support/sign-in.ts';
+import { prepareConfiguration, startTestServer } from '../support/start-server.ts';
+
+const cookieKeys = { CookieKeys: [{ plain: 'a cookie key of thirty-two characters' }] };
+
+/** Keys and certificates of a folder, by openssl. */
+function makeKeys(t: TestContext) {
+  const openssl = requireCommand(t, 'openssl');
+  const folder = mkdtempSync(join(tmpdir(), 'postern-keys-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const run = (...parameters: string[]) => execFileSync(openssl, parameters, { cwd: folder, stdio: 'pipe' });
+  const at = (name: string) => join(folder, name);
+  return {
+    at,
+    make(name: string) {
+      const subject = ['-subj', `/CN=${name}`, '-days', '400'];
+      run(
+        'req',
+        '-x509',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-keyout',
+        `${name}.key`,
+        '-out',
+        `${name}.crt`,
+        ...subject,
+      );
+      return { KeyFile: at(`${name}.key`), CertificateFile: at(`${name}.crt`) };
+    },
+    pack(name: string, file: string, ...options: string[]) {
+      run(
+        'pkcs12',
+        '-export',
+        '-inkey',
+        `${name}.key`,
+        '-in',
+        `${name}.crt`,
+        '-out',
+        file,
+        '-passout',
+        'pass:pfx pass',
+        ...options,
+      );
+      return { KeyFile: at(file), Passphrase: { plain: 'pfx pass' } };
+    },
+  };
+}
+
+const token = (issuer: string) =>
+  post(`${issuer}/connect/token`, { grant_type: 'client_credentials' }, basic('batch', 'batch-secret'));
+
+for (const [title, options] of [
+  ['AES-256 and SHA-256, as Windows Server 2019 and later export it', []],
+  [
+    'Triple DES and SHA-1, as older ones do',
+    ['-legacy', '-keypbe', 'PBE-SHA1-3DES', '-certpbe', 'PBE-SHA1-3DES', '-macalg', 'sha1'],
+  ],
+  [
+    'RC2 for the certificate, as the oldest do',
+    ['-legacy', '-keypbe', 'PBE-SHA1-3DES', '-certpbe', 'PBE-SHA1-RC2-40', '-macalg', 'sha1'],
+  ],
+] as const) {
+  test(`a PFX file with its certificate signs tokens and assertions: ${title}`, async (t) => {
+    const keys = makeKeys(t);
+    keys.make('own');
+    const pfx = keys.pack('own', 'own.pfx', ...options);
+    const server = await startTestServer(t, {
+      server: { OidcSigningCertificate: pfx, WsFedSigningCertificate: pfx, ...cookieKeys },
+    });
+    const { body } = await token(server.issuer);
+    assert.ok(decodeProtectedHeader(body.access_token).x5t);
+    const keySet = createRemoteJWKSet(new URL(`${server.issuer}/.well-known/jwks`));
+    await jwtVerify(body.access_token, keySet, { issuer: server.issuer });
+    const metadata = await fetch(
+      `${server.issuer.replace(/Oidc$/, 'WsFed')}/FederationMetadata/2007-06/FederationMetadata.xml`,
+    );
+    assert.match(await metadata.text(), /<X509Certificate>MII/);
+  });
+}
+
+test('a PFX file that cannot be opened, or has no key, stops the start with the reason and without the passphrase', async (t) => {
+  const keys = makeKeys(t);
+  keys.make('own');
+  const pfx = keys.pack('own', 'own.pfx');
+  const onlyCertificate = keys.pack('own', 'cert.pfx', '-nokeys');
+  for (const [certificate, expected] of [
+    [{ ...pfx, Passphrase: { plain: 'not the passphrase' } }, /own\.pfx cannot be used: .*password/i],
+    [onlyCertificate, /holds no private key/],
+  ] as const) {
+    const { configDirectory } = await prepareConfiguration(t, {
+      server: { OidcSigningCertificate: certificate, ...cookieKeys },
+    });
+    const log = createLogger({ level: 'silent', format: 'json' });
+    await assert.rejects(startServer({ configDirectory, env: {}, log }), (err: Error & { hint?: string }) => {
+      assert.match(err.message, expected);
+      assert.doesNotMatch(`${err.message} ${err.hint}`, /pfx pass|not the passphrase/);
+      return true;
+    });
+  }
+});
+
+test('a key is exchanged for the next without one failed verification', async (t) => {
+  const keys = makeKeys(t);
+  const [first, second] = [keys.make('first'), keys.make('second')];
+  const server = await startTestServer(t, {
+    server: {
+      OidcSigningCertificate: { ...first, PublishedCertificateFiles: [second.CertificateFile] },
+      ...cookieKeys,
+    },
+  });
+  const { issuer } = server;
+  const { body: before } = await token(issuer);
+  const fetchKeys = async () =>
+    (await (await fetch(`${issuer}/.well-known/jwks`)).json()) as { keys: { kid: string }[] };
+  // What a relying party has in its memory, from before the change.
+  const { createLocalJWKSet } = await import('jose');
+  const remembered = createLocalJWKSet((await fetchKeys()) as Parameters<typeof createLocalJWKSet>[0]);
+  assert.equal((await fetchKeys()).keys.length, 2);
+  await server.stop();
+
+  server.write('server.json', {
+    OidcSigningCertificate: { ...second, PublishedCertificateFiles: [first.CertificateFile] },
+  });
+  const log = createLogger({ level: 'silent', format: 'json' });
+  await using again = await startServer({ configDirectory: server.configDirectory, env: {}, log });
+  assert.equal(again.issuer, issuer);
+  const { body: after } = await token(issuer);
+  assert.notEqual(
+    decodeProtectedHeader(before.access_token).kid,
+    decodeProtectedHeader(after.access_token).kid,
+  );
+  for (const { access_token: jwt } of [before, after]) {
+    await jwtVerify(jwt, remembered, { issuer });
+    const introspected = await post(
+      `${issuer}/connect/introspect`,
+      { token: jwt },
+      basic('intelligence_web_api', 'web-api-secret'),
+    );
+    assert.equal((introspected.body as { active?: boolean }).active, true);
+  }
+});
