@@ -6,6 +6,7 @@ import type { Standing } from './accounts/standing.ts';
 import type { IdentityProviders } from './federation/identity-providers.ts';
 import type { SigningKeys } from './keys/keys.ts';
 import type { Logger } from './log.ts';
+import type { Metrics } from './metrics.ts';
 import type { Brand } from './pages/layout.ts';
 import type { Registry } from './registry/registry.ts';
 import type { Database } from './store/database.ts';
@@ -13,6 +14,7 @@ import type { Tokens } from './store/tokens.ts';
 
 export interface ServerContext {
   readonly log: Logger;
+  readonly metrics: Metrics;
   /** Seconds since the epoch. */
   readonly now: () => number;
   readonly db: Database;

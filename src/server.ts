@@ -12,7 +12,7 @@ import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
 import { createStanding } from './accounts/standing.ts';
-import { type Configuration, loadConfiguration } from './config/load.ts';
+import { type Configuration, federationMetadataPath, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError } from './errors.ts';
@@ -40,7 +40,7 @@ import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
 import { createLoginRoutes } from './login/routes.ts';
-import { createMetrics, type Metrics } from './metrics.ts';
+import { createMetrics } from './metrics.ts';
 import type { Brand } from './pages/layout.ts';
 import { homePage } from './pages/notices.ts';
 import { stylesheet } from './pages/style.ts';
@@ -118,7 +118,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       ? undefined
       : await loadNegotiate({ home: dirname(configuration.directory), keytab });
   const registry = createRegistry(configuration);
-  const metrics = createMetrics();
+  const metrics = await createMetrics({ isRead: settings.Management !== undefined });
+  metrics.watchPool(() => db.pool);
+  for (const { expiresAt, property } of certificatesOf(keys, samlKey)) {
+    metrics.setCertificateEnd(property, expiresAt);
+  }
   const assets = createAssets(configuration);
   const outgoing = starting.use(
     createOutgoing({
@@ -146,6 +150,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   const context: ServerContext = {
     log,
+    metrics,
     now,
     db,
     tokens,
@@ -189,7 +194,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { app, refreshDocuments } = createApp(context, {
     provider,
     farewells,
-    metrics,
     assets: assets.routes,
     verifyAccessToken,
     samlKey,
@@ -368,7 +372,6 @@ interface AppParts {
   provider: OidcProvider;
   farewells: Farewells;
   assets: Middleware;
-  metrics: Metrics;
   verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
   /** Where the WsFed application is among the mounts. */
   samlKey: SamlSigningKey | undefined;
@@ -378,7 +381,7 @@ interface AppParts {
 
 function createApp(
   context: ServerContext,
-  { provider, assets, farewells, metrics, negotiate, samlKey, verifyAccessToken, windowsLogin }: AppParts,
+  { provider, assets, farewells, negotiate, samlKey, verifyAccessToken, windowsLogin }: AppParts,
 ) {
   const { brand, keys, log, registry } = context;
   const { server } = registry.configuration;
@@ -393,7 +396,7 @@ function createApp(
   app.on('error', (err) => log.error({ err }, 'request failed'));
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
-  const external = createExternalSteps({ ...context, attempts: createAttempts(context), metrics });
+  const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
   const login = createLoginRoutes(context, { engine: () => engine, csrf, external });
   const verifyIdToken = createIdTokenVerifier(context);
   const verifyIdTokenHint = createIdTokenVerifier(context, { mayHaveExpired: true });
@@ -452,7 +455,7 @@ function createApp(
     ...(engine.middleware as unknown as Middleware[]),
   ];
 
-  app.use(logRequests(context));
+  app.use(logRequests(context, { routeOf: createRouteNames(server) }));
   app.use(securityHeaders);
   const programPaths = [routes.token, routes.userinfo, routes.introspection, routes.revocation];
   app.use(
@@ -480,6 +483,24 @@ function createApp(
     });
   }
   return { app, refreshDocuments };
+}
+
+/** The name of a path in the metrics: one of ours, or the kind of it. */
+function createRouteNames({ PublicUrl, WsFed }: Configuration['server']): (path: string) => string {
+  const base = basePathOf(PublicUrl).toLowerCase();
+  const wsFedBase = new URL(WsFed.PublicUrl).pathname.toLowerCase();
+  const fixed = new Map<string, string>([...methodsOf.keys()].map((path) => [base + path, path]));
+  for (const path of ['', '/login', '/winlogin', federationMetadataPath.toLowerCase()]) {
+    fixed.set(wsFedBase + path, `/wsfed${path}`);
+  }
+  return (path) => {
+    const lower = path.toLowerCase();
+    const known = fixed.get(lower);
+    if (known !== undefined) return known;
+    if (!lower.startsWith(`${base}/`)) return 'other';
+    const [, first = ''] = lower.slice(base.length).split('/');
+    return ['assets', 'callback', 'login', 'signed-out'].includes(first) ? `/${first}/` : 'other';
+  };
 }
 
 /** The paths that scripts of other origins may call, as IdentityServer3 had them, in lower case. */

@@ -1,7 +1,6 @@
 /** Several processes on one listener (Node's cluster), so that a machine's cores are all used. */
 import cluster, { type Worker } from 'node:cluster';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { AggregatorRegistry } from 'prom-client';
 import type { Logger } from '../log.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
@@ -24,6 +23,8 @@ export async function superviseWorkers(
 ): Promise<void> {
   const { promise: stopped, resolve: stop } = Promise.withResolvers<void>();
   const { promise: broken, resolve: giveUp } = Promise.withResolvers<number>();
+  // Loaded only here: no other command needs it.
+  const { AggregatorRegistry } = await import('prom-client');
   const metrics = new AggregatorRegistry();
   const serving = new Set<Worker>();
   let isStopping = false;

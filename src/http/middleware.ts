@@ -48,8 +48,14 @@ function toAddress(text: string): string | undefined {
   return isIP(address) === 0 ? undefined : address;
 }
 
-/** One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. */
-export function logRequests({ log }: Pick<ServerContext, 'log'>): Middleware {
+/**
+ * One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. And
+ * for the metrics under the route that `routeOf` makes of its path.
+ */
+export function logRequests(
+  { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
+  { routeOf }: { routeOf: (path: string) => string },
+): Middleware {
   return async function logRequest(ctx, next) {
     const startedAt = performance.now();
     const requestId = randomBytes(9).toString('base64url');
@@ -60,7 +66,9 @@ export function logRequests({ log }: Pick<ServerContext, 'log'>): Middleware {
     try {
       await next();
     } finally {
-      const milliseconds = Math.round((performance.now() - startedAt) * 10) / 10;
+      const seconds = (performance.now() - startedAt) / 1000;
+      const milliseconds = Math.round(seconds * 10_000) / 10;
+      metrics.countRequest({ route: routeOf(path), method, status: ctx.status, seconds });
       const level = ctx.status >= 500 ? 'warn' : 'debug';
       log[level](
         { requestId, method, path: maskPath(path), status: ctx.status, milliseconds },

@@ -16,7 +16,6 @@ import { ServerError } from '../errors.ts';
 import type { Identity } from '../federation/identity-providers.ts';
 import { readForm } from '../http/form.ts';
 import { requireMethod } from '../http/middleware.ts';
-import type { Metrics } from '../metrics.ts';
 import { interactionExpiredPage } from '../pages/notices.ts';
 import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
 import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
@@ -51,8 +50,8 @@ export interface ExternalSignIn {
 
 type Needs = Pick<
   ServerContext,
-  'brand' | 'externalLogins' | 'identityProviders' | 'log' | 'now' | 'registry' | 'tokens'
-> & { attempts: Attempts; metrics: Pick<Metrics, 'countExternalSignIn'> };
+  'brand' | 'externalLogins' | 'identityProviders' | 'log' | 'metrics' | 'now' | 'registry' | 'tokens'
+> & { attempts: Attempts };
 
 /** How far the clock of an identity provider may be from ours. */
 const clockToleranceSeconds = 300;

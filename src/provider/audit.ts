@@ -21,7 +21,10 @@ function nameOf(grantId: string | undefined): string | undefined {
 }
 
 /** Subscribes the log to everything that the engine tells. */
-export function reportEvents(engine: Provider, { log }: Pick<ServerContext, 'log'>): void {
+export function reportEvents(
+  engine: Provider,
+  { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
+): void {
   const fieldsOf = (ctx: KoaContextWithOIDC) => ({
     requestId: (ctx.state as { requestId?: string }).requestId,
     clientId: ctx.oidc?.client?.clientId,
@@ -29,7 +32,8 @@ export function reportEvents(engine: Provider, { log }: Pick<ServerContext, 'log
   });
 
   engine.on('grant.success', (ctx) => {
-    const { grant_type: grantType } = ctx.oidc.params as { grant_type?: string };
+    const { grant_type: grantType = '' } = ctx.oidc.params as { grant_type?: string };
+    metrics.countToken({ grantType, clientId: ctx.oidc.client?.clientId ?? '' });
     log.info({ ...fieldsOf(ctx), grantType, grantId: nameOf(ctx.oidc.entities.Grant?.jti) }, 'token issued');
   });
   engine.on('authorization.success', (ctx) => log.info(fieldsOf(ctx), 'authorization answered'));

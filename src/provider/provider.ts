@@ -60,7 +60,16 @@ export interface OidcProvider {
 
 type Context = Pick<
   ServerContext,
-  'accounts' | 'brand' | 'credentials' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+  | 'accounts'
+  | 'brand'
+  | 'credentials'
+  | 'keys'
+  | 'log'
+  | 'metrics'
+  | 'now'
+  | 'registry'
+  | 'standing'
+  | 'tokens'
 >;
 
 /** Paths under the issuer, as IdentityServer3 had them. */

@@ -57,7 +57,7 @@ export async function deleteExpired(
  * failed run is logged and the next one still happens; disposing waits for the batch in hand.
  */
 export function startCleanup(
-  { db, log, now, tokens }: Pick<ServerContext, 'db' | 'log' | 'now' | 'tokens'>,
+  { db, log, metrics, now, tokens }: Pick<ServerContext, 'db' | 'log' | 'metrics' | 'now' | 'tokens'>,
   { intervalSeconds }: { intervalSeconds: number },
 ): AsyncDisposable {
   const stop = new AbortController();
@@ -80,6 +80,7 @@ export function startCleanup(
         heldUntil = 0;
         const startedAt = performance.now();
         const deleted = await deleteExpired(db, now(), { signal: stop.signal, mayGoOn });
+        metrics.countCleanup(deleted);
         const seconds = Math.round((performance.now() - startedAt) / 100) / 10;
         if (deleted > 0) log.info({ deleted, seconds }, 'expired tokens deleted');
       } catch (err) {

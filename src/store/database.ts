@@ -28,6 +28,8 @@ export interface Database extends AsyncDisposable {
   prepare<Name extends string>(
     build: (knex: Knex, value: (name: Name) => string) => Knex.QueryBuilder,
   ): Statement<Name>;
+  /** Its connections at this moment. */
+  readonly pool: { readonly used: number; readonly free: number; readonly waiting: number };
   /** Rejects with ERR_DATABASE_UNAVAILABLE where the database does not answer. */
   ping(): Promise<void>;
   /** Names of the migrations that the database has not seen, in order. */
@@ -75,6 +77,13 @@ export function toDatabaseTarget({ Database }: Pick<Server, 'Database'>): Databa
     poolSize: PoolSize,
     timeoutMs: Timeout * 1000,
   };
+}
+
+/** The piece of knex's pool that tells how it is; knex does not type it. */
+interface Pool {
+  numUsed(): number;
+  numFree(): number;
+  numPendingAcquires(): number;
 }
 
 /** The piece of knex's client that executes a compiled statement; knex does not type it. */
@@ -168,6 +177,10 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
   return {
     knex,
     prepare: (build) => prepareStatement(knex, build),
+    get pool() {
+      const pool = knex.client.pool as Pool;
+      return { used: pool.numUsed(), free: pool.numFree(), waiting: pool.numPendingAcquires() };
+    },
     async ping() {
       await knex.raw('select 1');
     },

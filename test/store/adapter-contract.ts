@@ -8,6 +8,7 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Adapter, errors } from 'oidc-provider';
 import { createLogger } from '../../src/log.ts';
+import { createMetrics } from '../../src/metrics.ts';
 import { deleteExpired, startCleanup } from '../../src/store/cleanup.ts';
 import type { Database } from '../../src/store/database.ts';
 import { createTokenAdapter } from '../../src/store/token-adapter.ts';
@@ -337,7 +338,9 @@ export function adapterContract(name: string, openDatabase: OpenDatabase): void 
   check('cleanup is done by one of several servers, and goes on when that one is gone', async (t) => {
     const { db, tokens, clock } = await open(t);
     const log = createLogger({ level: 'silent', format: 'json' });
-    const start = () => startCleanup({ db, log, now: () => clock.time, tokens }, { intervalSeconds: 0.05 });
+    const metrics = await createMetrics({ isRead: false });
+    const start = () =>
+      startCleanup({ db, log, metrics, now: () => clock.time, tokens }, { intervalSeconds: 0.05 });
     const addExpired = () =>
       tokens.insert({
         ...bareRow,
