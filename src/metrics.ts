@@ -126,12 +126,12 @@ function readAll(): Promise<string> {
   return new Promise((resolve) => {
     asked += 1;
     const mine = asked;
-    const take = ({ metrics, text = '' }: { metrics?: number; text?: string }) => {
-      if (metrics !== mine) return;
+    const take = ({ readMetrics, text = '' }: { readMetrics?: number; text?: string }) => {
+      if (readMetrics !== mine) return;
       cluster.worker?.off('message', take);
       resolve(text);
     };
     cluster.worker?.on('message', take);
-    cluster.worker?.send({ metrics: mine });
+    cluster.worker?.send({ readMetrics: mine });
   });
 }

@@ -6,7 +6,7 @@ import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 
 /** What we and our workers say to each other. */
-type Message = 'stop' | 'reload' | { readonly metrics: number; readonly text?: string };
+type Message = 'stop' | 'reload' | { readonly readMetrics: number; readonly text?: string };
 
 /** A worker that dies is replaced, but not faster than this. */
 const restartPauseMs = 1000;
@@ -37,9 +37,10 @@ export async function superviseWorkers(
       if (isStopping) worker.send('stop' satisfies Message);
     });
     worker.on('message', async (message: Message) => {
-      if (typeof message !== 'object' || !('metrics' in message)) return;
+      // The library sends messages of its own on the same way.
+      if (typeof message !== 'object' || message.readMetrics === undefined) return;
       const text = await metrics.clusterMetrics().catch(() => '');
-      if (worker.isConnected()) worker.send({ metrics: message.metrics, text });
+      if (worker.isConnected()) worker.send({ readMetrics: message.readMetrics, text } satisfies Message);
     });
     worker.once('exit', async (code, signal) => {
       const served = serving.delete(worker);
