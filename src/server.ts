@@ -106,7 +106,15 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const accounts = createAccounts({ db: db.knex, now });
   await accounts.seed(configuration.demoAccounts);
 
-  const keys = await loadKeys(toKeySource(configuration));
+  const keys = await loadKeys(
+    toKeySource(configuration),
+    settings.FurtherSigningKeys.map(({ Algorithm, CertificateFile, KeyFile, Passphrase }) => ({
+      algorithm: Algorithm,
+      keyFile: KeyFile,
+      certificateFile: CertificateFile,
+      passphrase: Passphrase,
+    })),
+  );
   const samlKey = settings.Mounts.includes('WsFed')
     ? await loadSamlSigningKey(toSamlKeySource(configuration))
     : undefined;

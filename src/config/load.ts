@@ -36,6 +36,8 @@ import {
   type Secret,
   type SecretReference,
   ServerSettings,
+  type SigningAlgorithm,
+  usualAlgorithm,
 } from './schema.ts';
 
 type DeepReadonly<T> = T extends object ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> } : T;
@@ -58,6 +60,7 @@ export type Server = DeepReadonly<
     | 'CookieKeys'
     | 'Database'
     | 'Directory'
+    | 'FurtherSigningKeys'
     | 'Listener'
     | 'OidcSigningCertificate'
     | 'PasswordVerifier'
@@ -85,6 +88,12 @@ export type Server = DeepReadonly<
       NextCertificateFile?: string;
     };
     CookieKeys?: string[];
+    FurtherSigningKeys: {
+      Algorithm: SigningAlgorithm;
+      KeyFile: string;
+      CertificateFile?: string;
+      Passphrase?: string;
+    }[];
     Listener: Omit<ServerSettings['Listener'], 'Tls'> & {
       Tls?: { CertificateFile: string; KeyFile: string; Passphrase?: string };
     };
@@ -256,6 +265,7 @@ export async function loadConfiguration(
     const report = reporter(source, issues);
     for (const finding of checkResource(name, value, { owners, clientIds: new Set(clientIds.keys()) }))
       report(finding);
+    report(checkAlgorithm('SigningAlgorithm', value.SigningAlgorithm, server));
     resources.set(name, completeResource(name, value, server?.PublicUrl ?? '', secrets, report));
   }
 
@@ -282,6 +292,7 @@ export async function loadConfiguration(
     if (value === undefined) continue;
     const report = reporter(source, issues);
     for (const finding of checkClient(value, surroundings, source.broken)) report(finding);
+    report(checkAlgorithm('IdTokenSigningAlgorithm', value.IdTokenSigningAlgorithm, server));
     const client = completeClient(name, value, secrets, report);
     clients.set(client.ClientId, client);
     deviations.push(...findDeviations(client.ClientId, value).map((finding) => ({ file, ...finding })));
@@ -459,7 +470,7 @@ interface SecretSources {
   readonly digest: ReturnType<typeof createHash>;
 }
 
-type Report = (finding: Finding) => void;
+type Report = (finding: Finding | undefined) => void;
 
 /** Reports findings of a file, but for those about a property that has been found broken already. */
 function reporter(
@@ -467,6 +478,7 @@ function reporter(
   issues: ConfigurationIssue[],
 ): Report {
   return (finding) => {
+    if (finding === undefined) return;
     const [property = ''] = finding.path.split(/[.[]/);
     if (!broken.has(property)) issues.push({ file, ...finding });
   };
@@ -483,6 +495,7 @@ function completeServer(
     OidcSigningCertificate,
     CookieKeys,
     Directory,
+    FurtherSigningKeys,
     PasswordVerifier,
     WindowsLogin,
     WsFed,
@@ -563,6 +576,20 @@ function completeServer(
             report,
           ),
         }),
+    FurtherSigningKeys: FurtherSigningKeys.map(
+      ({ Algorithm, CertificateFile, KeyFile, Passphrase }, index) => {
+        const at = `FurtherSigningKeys[${index}]`;
+        const passphrase = Passphrase && resolveSecret(Passphrase, `${at}.Passphrase`, secrets, report);
+        return {
+          Algorithm,
+          KeyFile: existing(KeyFile, `${at}.KeyFile`),
+          ...(CertificateFile === undefined
+            ? undefined
+            : { CertificateFile: existing(CertificateFile, `${at}.CertificateFile`) }),
+          ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+        };
+      },
+    ),
     Listener: completeListener(
       settings.Listener,
       { existing, publicUrl: settings.PublicUrl, secrets },
@@ -854,6 +881,22 @@ function completeResource(
       { Name: name, Required: false, Emphasize: false, ShowInDiscoveryDocument: true, Claims: [] },
     ],
     Secrets: hashSecrets(value.Secrets, 'Secrets', secrets, report),
+  };
+}
+
+/** What is wrong with the choice of an algorithm: there must be a key for it. */
+function checkAlgorithm(
+  path: string,
+  algorithm: SigningAlgorithm,
+  server: Server | undefined,
+): Finding | undefined {
+  const available = server?.FurtherSigningKeys.map(({ Algorithm }) => Algorithm);
+  if (algorithm === usualAlgorithm || available === undefined || available.includes(algorithm))
+    return undefined;
+  return {
+    path,
+    message: `there is no key for ${algorithm}`,
+    hint: 'add one to FurtherSigningKeys in server.json',
   };
 }
 

@@ -161,6 +161,13 @@ function describeSecretHash({ input }: { input?: unknown }): string {
     : 'must be the base64 of a SHA-256 or SHA-512 hash; a secret itself goes into { "env": "NAME" } or { "file": "path" }';
 }
 
+/** The algorithms that tokens can be signed by (RFC 7518 section 3.1, RFC 8037 section 3.1). */
+export const signingAlgorithms = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'] as const;
+export type SigningAlgorithm = (typeof signingAlgorithms)[number];
+
+/** What signs where nothing else is said: every client and every library knows it. */
+export const usualAlgorithm = 'RS256';
+
 /** config/server.json. */
 export const ServerSettings = z.strictObject({
   $schema: schemaReference,
@@ -403,6 +410,29 @@ export const ServerSettings = z.strictObject({
     .meta({
       description:
         'The signing key of tokens, the same on every node. Required outside Development. Files are relative to the folder that contains config/.',
+    }),
+  FurtherSigningKeys: z
+    .array(
+      z.strictObject({
+        Algorithm: z.enum(signingAlgorithms).meta({
+          description:
+            'What it signs by: RS256 and PS256 need an RSA key, ES256 one of the curve P-256, ES384 of P-384, EdDSA of Ed25519.',
+        }),
+        KeyFile: text().meta({
+          description: 'PEM file with the private key, or PFX file with the key and its certificate.',
+        }),
+        CertificateFile: text()
+          .optional()
+          .meta({ description: 'PEM file with the certificate of the key, where it has one.' }),
+        Passphrase: SecretReference.optional().meta({
+          description: 'Where the passphrase of the key is, if it is encrypted.',
+        }),
+      }),
+    )
+    .default([])
+    .meta({
+      description:
+        'Keys for algorithms other than RS256, which clients (IdTokenSigningAlgorithm) and resources (SigningAlgorithm) choose by name; of several for one algorithm the first signs. The same on every node. Files are relative to the folder that contains config/.',
     }),
   WsFedSigningCertificate: z
     .strictObject({
@@ -801,6 +831,10 @@ export const ClientRegistration = z.strictObject({
     description:
       'Whether the claims about account and client in an access token are read anew at each refresh. false: they stay as they were at the sign-in.',
   }),
+  IdTokenSigningAlgorithm: z.enum(signingAlgorithms).default(usualAlgorithm).meta({
+    description:
+      'What ID tokens are signed by. Any other than RS256 needs a key in FurtherSigningKeys of server.json.',
+  }),
   AccessTokenType: numbered({ Jwt: 0, Reference: 1 }).default('Jwt').meta({
     description:
       'Jwt: resources can verify the token by themselves. Reference: an opaque token that resources introspect; recommended, since it ends at once when it is revoked.',
@@ -902,6 +936,10 @@ export const ResourceRegistration = z.strictObject({
   }),
   TokenLayout: z.enum(['IdentityServer3', 'IdentityServer4', 'Rfc9068']).default('IdentityServer3').meta({
     description: 'Which names and forms the claims of access tokens have.',
+  }),
+  SigningAlgorithm: z.enum(signingAlgorithms).default(usualAlgorithm).meta({
+    description:
+      'What access tokens in the form of a JWT are signed by. Any other than RS256 needs a key in FurtherSigningKeys.',
   }),
   Scopes: z
     .array(

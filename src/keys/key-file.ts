@@ -4,6 +4,7 @@
  */
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 
 export interface KeyFile {
@@ -14,6 +15,15 @@ export interface KeyFile {
 
 const smallestModulusBits = 2048;
 
+/** What signs by which algorithm, in the words of Node. */
+const keyTypes: Readonly<Record<SigningAlgorithm, { name: string; type: string; curve?: string }>> = {
+  RS256: { name: 'RSA', type: 'rsa' },
+  PS256: { name: 'RSA', type: 'rsa' },
+  ES256: { name: 'P-256', type: 'ec', curve: 'prime256v1' },
+  ES384: { name: 'P-384', type: 'ec', curve: 'secp384r1' },
+  EdDSA: { name: 'Ed25519', type: 'ed25519' },
+};
+
 /**
  * Reads a key and checks that it can sign.
  *
@@ -22,14 +32,22 @@ const smallestModulusBits = 2048;
  */
 export async function readKeyFile(
   file: string,
-  { passphrase, property }: { passphrase: string | undefined; property: string },
+  {
+    algorithm = usualAlgorithm,
+    passphrase,
+    property,
+  }: { algorithm?: SigningAlgorithm; passphrase: string | undefined; property: string },
 ): Promise<KeyFile> {
   try {
     const content = readFileSync(file);
     // A PEM file is text, and DER begins with a sequence.
     const found = content[0] === 0x30 ? await openPfx(content, passphrase) : openPem(content, passphrase);
-    const bits = found.key.asymmetricKeyDetails?.modulusLength;
-    if (found.key.asymmetricKeyType !== 'rsa') throw new TypeError('it is no RSA key');
+    const { asymmetricKeyDetails: details, asymmetricKeyType: type } = found.key;
+    const bits = details?.modulusLength;
+    const needed = keyTypes[algorithm];
+    if (type !== needed.type || details?.namedCurve !== needed.curve) {
+      throw new TypeError(`it is no ${needed.name} key, which ${algorithm} needs`);
+    }
     if (bits !== undefined && bits < smallestModulusBits) {
       throw new TypeError(`${bits} bits are too few, ${smallestModulusBits} are needed`);
     }
@@ -39,7 +57,7 @@ export async function readKeyFile(
       'ERR_KEY_UNUSABLE',
       `the signing key ${file} cannot be used: ${(cause as Error).message}`,
       {
-        hint: `${property} names a PEM or PFX file with an RSA private key; see Passphrase if it is encrypted`,
+        hint: `${property} names a PEM or PFX file with a private key; see Passphrase if it is encrypted`,
         cause,
       },
     );

@@ -16,6 +16,7 @@ import {
   type JWTPayload,
   SignJWT,
 } from 'jose';
+import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 import { readKeyFile } from './key-file.ts';
 
@@ -24,7 +25,9 @@ export interface SigningKeys {
   readonly privateJwks: { readonly keys: readonly JWK[] };
   /** What the JWKS endpoint prints: with `x5t` and `x5c` where the key has a certificate. */
   readonly publicJwks: { readonly keys: readonly JWK[] };
-  /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`. */
+  /** What tokens can be signed by. */
+  readonly algorithms: readonly SigningAlgorithm[];
+  /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`, where RS256 signs them. */
   readonly certificateHeader: { readonly x5t?: string };
   /** When the certificate of the signing key ends, in seconds since the epoch. */
   readonly certificateExpiresAt: number | undefined;
@@ -49,26 +52,52 @@ export type KeySource =
       readonly cookieKeys: readonly string[];
     };
 
+/** A key beside the one that signs where nothing else is said. */
+export interface FurtherKey {
+  readonly algorithm: SigningAlgorithm;
+  readonly keyFile: string;
+  readonly certificateFile: string | undefined;
+  readonly passphrase: string | undefined;
+}
+
+/** A key with its name. */
+interface NamedKey {
+  readonly algorithm: SigningAlgorithm;
+  /** Private, with `kid`. */
+  readonly jwk: JWK;
+  readonly certificate?: X509Certificate | undefined;
+}
+
 /**
  * Loads the keys, or makes them where the source says so.
  *
  * @throws {ServerError} ERR_KEY_UNUSABLE, with the file and the reason
  */
-export async function loadKeys(source: KeySource): Promise<SigningKeys> {
-  if (source.kind === 'generated') return loadGenerated(source.folder);
+export async function loadKeys(source: KeySource, further: readonly FurtherKey[] = []): Promise<SigningKeys> {
+  const others: NamedKey[] = [];
+  for (const [index, key] of further.entries()) {
+    others.push(await loadKey(key, `FurtherSigningKeys[${index}].KeyFile`));
+  }
+  if (source.kind === 'generated') return loadGenerated(source.folder, others);
 
-  const { certificateFile, cookieKeys, keyFile, passphrase, publishedFiles } = source;
-  const property = 'OidcSigningCertificate.KeyFile';
-  const { key, certificate: own } = await readKeyFile(keyFile, { passphrase, property });
-  const jwk = await exportJWK(key);
+  const { cookieKeys, publishedFiles, ...files } = source;
+  const main = await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate.KeyFile');
+  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificate(file))));
+  return assemble([main, ...others], cookieKeys, published);
+}
+
+async function loadKey(
+  { algorithm, certificateFile, keyFile, passphrase }: FurtherKey,
+  property: string,
+): Promise<NamedKey> {
+  const { key, certificate: own } = await readKeyFile(keyFile, { algorithm, passphrase, property });
   const certificate = certificateFile === undefined ? own : readCertificate(certificateFile);
   if (certificate !== undefined && !certificate.checkPrivateKey(key)) {
     throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
   }
-  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificate(file))));
-  return certificate === undefined
-    ? assemble({ ...jwk, kid: await nameKey(jwk) }, cookieKeys, { published })
-    : assemble({ ...jwk, kid: thumbprintOf(certificate) }, cookieKeys, { certificate, published });
+  const jwk = await exportJWK(key);
+  const kid = certificate === undefined ? await nameKey(jwk) : thumbprintOf(certificate);
+  return { algorithm, jwk: { ...jwk, kid }, certificate };
 }
 
 /** IdentityServer names a key by its certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7). */
@@ -82,38 +111,48 @@ function membersOf(certificate: X509Certificate): { x5t: string; x5c: string[] }
 
 /** A key that does not sign here: the next one, ahead of its time, or the last one, while what it signed is good. */
 async function toPublished(certificate: X509Certificate): Promise<JWK> {
-  const { kty, n, e } = await exportJWK(certificate.publicKey);
-  if (kty !== 'RSA') throw new ServerError('ERR_KEY_UNUSABLE', 'a published certificate has no RSA key');
-  const kid = thumbprintOf(certificate);
-  return { kty, use: 'sig', kid, alg: 'RS256', ...membersOf(certificate), n: n ?? '', e: e ?? '' };
+  const jwk = await exportJWK(certificate.publicKey);
+  if (jwk.kty !== 'RSA') throw new ServerError('ERR_KEY_UNUSABLE', 'a published certificate has no RSA key');
+  return toPublic({
+    algorithm: usualAlgorithm,
+    jwk: { ...jwk, kid: thumbprintOf(certificate) },
+    certificate,
+  });
+}
+
+/** The public half, in the order in which IdentityServer printed it. */
+function toPublic({ algorithm: alg, certificate, jwk }: NamedKey): JWK {
+  const { kty, kid = '' } = jwk;
+  const members = certificate && membersOf(certificate);
+  const parts = Object.entries(jwk).filter(([name]) => ['crv', 'x', 'y', 'n', 'e'].includes(name));
+  return { kty: kty ?? '', use: 'sig', kid, alg, ...members, ...Object.fromEntries(parts) } as JWK;
 }
 
 function assemble(
-  jwk: JWK,
+  keys: readonly [NamedKey, ...NamedKey[]],
   cookieKeys: readonly string[],
-  { certificate, published = [] }: { certificate?: X509Certificate; published?: readonly JWK[] },
+  published: readonly JWK[] = [],
 ): SigningKeys {
   // The last: a key that is put in front in order to rotate must not change what nodes derive meanwhile.
   const lastCookieKey = cookieKeys.at(-1);
   if (lastCookieKey === undefined) throw new ServerError('ERR_KEY_UNUSABLE', 'there is no cookie key');
-  const alg = jwk.kty === 'RSA' ? 'RS256' : undefined;
-  if (alg === undefined) {
-    throw new ServerError('ERR_KEY_UNUSABLE', 'the signing key is no RSA key', {
-      hint: 'use an RSA key of 2048 bits',
+  const names = keys.map(({ jwk }) => jwk.kid ?? '');
+  if (new Set(names).size < names.length) {
+    throw new ServerError('ERR_KEY_UNUSABLE', 'two signing keys are the same key', {
+      hint: 'each algorithm of FurtherSigningKeys needs a key of its own',
     });
   }
-  const { kty, kid, n, e } = jwk as JWK & { kty: string; kid: string; n: string; e: string };
-  const members = certificate && membersOf(certificate);
+  const [{ certificate, jwk }] = keys;
+  const kid = jwk.kid ?? '';
+  const alg = usualAlgorithm;
   let signingKey: ReturnType<typeof importJWK> | undefined;
   return {
-    privateJwks: { keys: [{ ...jwk, use: 'sig', alg }] },
+    privateJwks: { keys: keys.map(({ algorithm, jwk: one }) => ({ ...one, use: 'sig', alg: algorithm })) },
     publicJwks: {
-      keys: [
-        { kty, use: 'sig', kid, alg, ...members, n, e },
-        ...published.filter((other) => other.kid !== kid),
-      ],
+      keys: [...keys.map(toPublic), ...published.filter((other) => !names.includes(other.kid ?? ''))],
     },
-    certificateHeader: members === undefined ? {} : { x5t: members.x5t },
+    algorithms: [...new Set(keys.map(({ algorithm }) => algorithm))],
+    certificateHeader: certificate === undefined ? {} : { x5t: thumbprintOf(certificate) },
     certificateExpiresAt: certificate && Math.floor(Date.parse(certificate.validTo) / 1000),
     cookieKeys,
     async signJwt(claims, { typ }) {
@@ -137,7 +176,7 @@ function readCertificate(file: string): X509Certificate {
   }
 }
 
-async function loadGenerated(folder: string): Promise<SigningKeys> {
+async function loadGenerated(folder: string, others: readonly NamedKey[]): Promise<SigningKeys> {
   const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
     const jwk = await exportJWK(privateKey);
@@ -146,7 +185,7 @@ async function loadGenerated(folder: string): Promise<SigningKeys> {
   const cookies = await readOrMake(join(folder, 'cookie-keys.json'), async () => [
     randomBytes(32).toString('base64url'),
   ]);
-  return assemble(signing as JWK, cookies as string[], {});
+  return assemble([{ algorithm: usualAlgorithm, jwk: signing as JWK }, ...others], cookies as string[]);
 }
 
 /** Reads a JSON file, or makes it where it is missing; of two processes that make it at once, one file stays. */

@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { createLocalJWKSet, type JWTPayload, errors as joseErrors, jwtVerify } from 'jose';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
+import { usualAlgorithm } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
 import type { Registry } from '../registry/registry.ts';
 import {
@@ -60,7 +61,7 @@ export function createAccessTokenVerifier({
     try {
       const { payload, protectedHeader } = await jwtVerify(jwt, keySet, {
         issuer: registry.configuration.server.PublicUrl,
-        algorithms: ['RS256'],
+        algorithms: [...keys.algorithms],
         requiredClaims: ['exp', 'client_id'],
       });
       const handle = protectedHeader[handleParameter];
@@ -94,7 +95,7 @@ export function createIdTokenVerifier(
       const { payload, protectedHeader } = await jwtVerify(jwt, keySet, {
         issuer: registry.configuration.server.PublicUrl,
         audience: clientId,
-        algorithms: ['RS256'],
+        algorithms: [...keys.algorithms],
         requiredClaims: ['exp', 'sub'],
         ...(mayHaveExpired ? { clockTolerance: Number.MAX_SAFE_INTEGER } : undefined),
       });
@@ -228,6 +229,8 @@ export function layOutToken(
   const { payload } = jwt;
   const target = registry.findTarget(token.resourceServer?.identifier() ?? '');
   const layout = target?.layout ?? 'IdentityServer3';
+  const algorithm = target?.algorithm ?? usualAlgorithm;
+  const hasCertificate = layout === 'IdentityServer3' && algorithm === usualAlgorithm;
   jwt.payload = toTokenClaims(layout, {
     issuer: String(payload.iss),
     audience: String(payload.aud),
@@ -248,7 +251,7 @@ export function layOutToken(
   }
   jwt.header = {
     typ: tokenType(layout),
-    ...(layout === 'IdentityServer3' ? keys.certificateHeader : undefined),
+    ...(hasCertificate ? keys.certificateHeader : undefined),
     [handleParameter]: `${token.grantId ?? ''}.${randomBytes(12).toString('base64url')}`,
   };
 }

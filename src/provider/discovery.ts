@@ -8,7 +8,10 @@ import { responseTypesOf } from '../registry/client-metadata.ts';
 import { routes } from './provider.ts';
 
 /** The discovery document of the configuration in force (OpenID Connect Discovery 1.0 section 3). */
-export function discoveryDocument({ registry }: Pick<ServerContext, 'registry'>): Record<string, unknown> {
+export function discoveryDocument({
+  keys,
+  registry,
+}: Pick<ServerContext, 'keys' | 'registry'>): Record<string, unknown> {
   const { server, clients, resources } = registry.configuration;
   const issuer = server.PublicUrl;
   const enabled = [...clients.values()].filter(({ Enabled }) => Enabled);
@@ -46,7 +49,7 @@ export function discoveryDocument({ registry }: Pick<ServerContext, 'registry'>)
       ...([...flows].some(isFrontChannelFlow) ? ['implicit'] : []),
     ],
     subject_types_supported: ['public'],
-    id_token_signing_alg_values_supported: ['RS256'],
+    id_token_signing_alg_values_supported: [...keys.algorithms],
     code_challenge_methods_supported: ['S256'],
     token_endpoint_auth_methods_supported: ['client_secret_basic', 'client_secret_post', 'none'],
     revocation_endpoint_auth_methods_supported: ['client_secret_basic', 'client_secret_post', 'none'],

@@ -10,7 +10,7 @@ import {
   Provider,
 } from 'oidc-provider';
 import type { Configuration } from '../config/load.ts';
-import { identityScopes, offlineAccess } from '../config/schema.ts';
+import { identityScopes, offlineAccess, signingAlgorithms } from '../config/schema.ts';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
 import { toClientMetadata } from '../registry/client-metadata.ts';
 
@@ -22,7 +22,7 @@ export const protocolSettings = {
   // Each client has those of its flow alone.
   responseTypes: ['code', 'id_token', 'id_token token', 'code id_token', 'code token', 'code id_token token'],
   clientAuthMethods: ['none', 'client_secret_basic', 'client_secret_post'] satisfies ClientAuthMethod[],
-  enabledJWA: { idTokenSigningAlgValues: ['RS256'] },
+  enabledJWA: { idTokenSigningAlgValues: [...signingAlgorithms] },
 } as const satisfies EngineConfiguration;
 
 /**
@@ -79,12 +79,19 @@ export function buildEngineClients(
  * @throws {ConfigurationError} as {@link buildEngineClients} does
  */
 export function checkEngineClients(configuration: Configuration): void {
-  // The algorithms of ID tokens that it accepts follow from a key; this one signs nothing.
-  const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-  const jwk = privateKey.export({ format: 'jwk' });
+  // The algorithms of ID tokens that it accepts follow from keys; these sign nothing. Whether there is a real one for
+  // an algorithm has been checked before.
+  const { FurtherSigningKeys } = configuration.server;
+  const needed = new Set(FurtherSigningKeys.map(({ Algorithm }) => Algorithm));
+  const jwks = [
+    generateKeyPairSync('rsa', { modulusLength: 2048 }),
+    ...(needed.has('ES256') ? [generateKeyPairSync('ec', { namedCurve: 'P-256' })] : []),
+    ...(needed.has('ES384') ? [generateKeyPairSync('ec', { namedCurve: 'P-384' })] : []),
+    ...(needed.has('EdDSA') ? [generateKeyPairSync('ed25519')] : []),
+  ].map(({ privateKey }) => ({ ...privateKey.export({ format: 'jwk' }), use: 'sig' }));
   const engine = new Provider(configuration.server.PublicUrl, {
     ...protocolSettings,
-    jwks: { keys: [{ ...jwk, use: 'sig' }] } as NonNullable<EngineConfiguration['jwks']>,
+    jwks: { keys: jwks } as NonNullable<EngineConfiguration['jwks']>,
     adapter: () => ({}) as Adapter,
     features: {
       devInteractions: { enabled: false },

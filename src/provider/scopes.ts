@@ -73,5 +73,6 @@ export function toResourceServer(target: TokenTarget, client: Client): ResourceS
     scope: scopes.filter((scope) => allowed.has(scope)).join(' '),
     accessTokenFormat: client.AccessTokenType === 'Reference' ? 'opaque' : 'jwt',
     accessTokenTTL: client.AccessTokenLifetime,
+    jwt: { sign: { alg: target.algorithm } },
   };
 }

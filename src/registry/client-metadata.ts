@@ -78,7 +78,7 @@ export function toClientMetadata(client: Client): AllClientMetadata & { client_i
     response_types: responseTypesOf(client),
     redirect_uris: isInteractive(client) ? [...client.RedirectUris] : [],
     post_logout_redirect_uris: [...client.PostLogoutRedirectUris],
-    id_token_signed_response_alg: 'RS256',
+    id_token_signed_response_alg: client.IdTokenSigningAlgorithm,
     ...(client.BackChannelLogoutUri === undefined
       ? undefined
       : {

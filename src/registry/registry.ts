@@ -3,7 +3,7 @@
  * Nothing captures a registration for longer than a request.
  */
 import type { Client, Configuration, Resource } from '../config/load.ts';
-import { identityScopes, offlineAccess } from '../config/schema.ts';
+import { identityScopes, offlineAccess, usualAlgorithm } from '../config/schema.ts';
 
 export interface Registry {
   /** The snapshot in force. */
@@ -30,6 +30,7 @@ export interface TokenTarget {
   readonly indicator: string;
   readonly audience: string;
   readonly layout: Resource['TokenLayout'];
+  readonly algorithm: Resource['SigningAlgorithm'];
   /** Every scope of the resources. */
   readonly scopes: readonly string[];
 }
@@ -52,6 +53,7 @@ export function createRegistry(first: Configuration): Registry {
       // A token for us alone has the default layout and its audience.
       audience: resource?.Audience ?? `${snapshot.server.PublicUrl}/resources`,
       layout: resource?.TokenLayout ?? 'IdentityServer3',
+      algorithm: resource?.SigningAlgorithm ?? usualAlgorithm,
       scopes: resources.flatMap(({ Scopes }) => Scopes.map(({ Name }) => Name)),
     };
   }

@@ -6,10 +6,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { createRemoteJWKSet, decodeProtectedHeader, jwtVerify } from 'jose';
+import { loadConfiguration } from '../../src/config/load.ts';
+import type { ConfigurationError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { startServer } from '../../src/server.ts';
 import { requireCommand } from '../support/requirements.ts';
-import { basic, post } from '../support/sign-in.ts';
+import { basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
 import { prepareConfiguration, startTestServer } from '../support/start-server.ts';
 
 const cookieKeys = { CookieKeys: [{ plain: 'a cookie key of thirty-two characters' }] };
@@ -23,6 +25,7 @@ function makeKeys(t: TestContext) {
   const at = (name: string) => join(folder, name);
   return {
     at,
+    run,
     make(name: string) {
       const subject = ['-subj', `/CN=${name}`, '-days', '400'];
       run(
@@ -109,6 +112,83 @@ test('a PFX file that cannot be opened, or has no key, stops the start with the 
       return true;
     });
   }
+});
+
+for (const [algorithm, type] of [
+  ['PS256', ['rsa', 'rsa_keygen_bits:2048']],
+  ['ES256', ['EC', 'ec_paramgen_curve:P-256']],
+  ['ES384', ['EC', 'ec_paramgen_curve:P-384']],
+  ['EdDSA', ['ed25519']],
+] as const) {
+  test(`a client and a resource that ask for ${algorithm} get it, and the others what they had`, async (t) => {
+    const keys = makeKeys(t);
+    const [name, option] = type;
+    keys.run(
+      'genpkey',
+      '-algorithm',
+      name,
+      ...(option === undefined ? [] : ['-pkeyopt', option]),
+      '-out',
+      'further.key',
+    );
+    const server = await startTestServer(t, {
+      server: { FurtherSigningKeys: [{ Algorithm: algorithm, KeyFile: keys.at('further.key') }] },
+      resources: { intelligence_web_api: { SigningAlgorithm: algorithm } },
+      clients: { mvc: { IdTokenSigningAlgorithm: algorithm } },
+    });
+    const { issuer } = server;
+    const { body } = await signInAndRedeem({ issuer, ...mvc });
+    const keySet = createRemoteJWKSet(new URL(`${issuer}/.well-known/jwks`));
+    for (const jwt of [body.access_token, body.id_token]) {
+      assert.equal(decodeProtectedHeader(jwt).alg, algorithm);
+      await jwtVerify(jwt, keySet, { issuer, algorithms: [algorithm] });
+    }
+    const introspected = await post(
+      `${issuer}/connect/introspect`,
+      { token: body.access_token },
+      basic('intelligence_web_api', 'web-api-secret'),
+    );
+    assert.equal((introspected.body as { active?: boolean }).active, true);
+    const userinfo = await fetch(`${issuer}/connect/userinfo`, {
+      headers: { authorization: `Bearer ${body.access_token}` },
+    });
+    assert.equal(userinfo.status, 200);
+    const other = await signInAndRedeem({
+      ...{ issuer, clientId: 'miClient', redirectUri: 'http://localhost:32284/', scope: 'openid mi' },
+    });
+    assert.equal(decodeProtectedHeader(other.body.id_token).alg, 'RS256');
+    assert.equal(decodeProtectedHeader(other.body.access_token).alg, 'RS256');
+    const discovery = (await (await fetch(`${issuer}/.well-known/openid-configuration`)).json()) as {
+      id_token_signing_alg_values_supported: string[];
+    };
+    assert.deepEqual(discovery.id_token_signing_alg_values_supported, ['RS256', algorithm]);
+    // The hint of the client that signs out is an ID token, whatever signed it.
+    const out = await fetch(`${issuer}/connect/endsession?id_token_hint=${body.id_token}`);
+    assert.equal(out.status, 200);
+  });
+}
+
+test('an algorithm without a key, and a key of another kind, are refused by name', async (t) => {
+  const keys = makeKeys(t);
+  const { KeyFile } = keys.make('own');
+  const { configDirectory } = await prepareConfiguration(t, {
+    clients: { mvc: { IdTokenSigningAlgorithm: 'ES256' } },
+    resources: { mi: { SigningAlgorithm: 'EdDSA' } },
+  });
+  await assert.rejects(loadConfiguration(configDirectory, { env: {} }), (err: ConfigurationError) => {
+    const issues = err.issues.map(({ file, path, message }) => `${file} ${path} ${message}`).join('\n');
+    assert.match(issues, /mvc\.json IdTokenSigningAlgorithm there is no key for ES256/);
+    assert.match(issues, /mi\.json SigningAlgorithm there is no key for EdDSA/);
+    return true;
+  });
+  const wrong = await prepareConfiguration(t, {
+    server: { FurtherSigningKeys: [{ Algorithm: 'ES256', KeyFile }] },
+  });
+  const log = createLogger({ level: 'silent', format: 'json' });
+  await assert.rejects(
+    startServer({ configDirectory: wrong.configDirectory, env: {}, log }),
+    /own\.key cannot be used: it is no P-256 key, which ES256 needs/,
+  );
 });
 
 test('a key is exchanged for the next without one failed verification', async (t) => {
