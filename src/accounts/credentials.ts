@@ -113,16 +113,14 @@ export function createCredentials(needs: Needs): Credentials {
   const { accounts, externalLogins, log, sources, isReserved, isProvider, onAccepted } = needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
-    let result: PasswordResult = { kind: 'refused', reason: 'unknown' };
     for (const source of sources) {
       const answer = await source.verify(name, password);
-      if (answer.kind === 'accepted' || answer.kind === 'must-change') {
-        return admit(source, answer, password);
-      }
-      if (answer.kind === 'refused' && answer.reason !== 'unknown') return answer;
-      if (answer.kind === 'unavailable') result = answer;
+      // A source that does not answer may know the name: its users' passwords are for nobody else.
+      if (answer.kind === 'unavailable') return answer;
+      if (answer.kind !== 'refused') return admit(source, answer, password);
+      if (answer.reason !== 'unknown') return answer;
     }
-    return result;
+    return { kind: 'refused', reason: 'unknown' };
   }
 
   /** From somebody whose password was right in a source to the account here. */
@@ -136,7 +134,8 @@ export function createCredentials(needs: Needs): Credentials {
     const result = await externalLogins.resolve(
       toIdentitySource(source),
       { ...linked, claims: toClaims(source, identity, facts) },
-      { isReserved, isProvider },
+      // The password of the account's own is yet to be given; until then this is nobody's way in.
+      { isReserved, isProvider, mayLink: ({ hasPassword }) => !hasPassword },
     );
     if (result.kind === 'refused') return result;
     // Another spelling, such as that without the domain, led to an account whose own password decides.

@@ -38,6 +38,8 @@ export type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: st
 
 /** What Windows, the directory and the password verifier are called in links. */
 const ownIssuers = /^urn:(windows|directory|password-verifier)$/i;
+/** Its names say nothing of those of the directory, nor the other way round. */
+const verifierIssuer = /^urn:password-verifier$/i;
 
 function isLinkable(identity: ExternalIdentity): identity is ExternalIdentity & Linkable {
   return identity.subject !== undefined;
@@ -78,6 +80,8 @@ export interface ExternalLogins {
       isReserved: (name: string) => boolean;
       /** Whether an identity provider of this name is there to sign in with. */
       isProvider: (name: string) => boolean;
+      /** Whether an account is to be linked; each one, unless given. */
+      mayLink?: (account: Account) => boolean;
     },
   ): Promise<ExternalResult>;
   /** The name, in lower case, of the account that an identity is linked to. */
@@ -91,6 +95,8 @@ export interface ExternalLogins {
 }
 
 const table = 'OidcUserLogin';
+/** The provider of a link that does not count yet. */
+const unconfirmed = '';
 
 /** Makes it over a database that has been migrated; `now` in seconds since the epoch. */
 export function createExternalLogins({
@@ -107,44 +113,43 @@ export function createExternalLogins({
       .select('normalizedName', 'provider')
       .where({ id: linkId(issuer, subject) })
       .first();
-    return row && { normalizedName: String(row.normalizedName), provider: String(row.provider) };
+    if (row === undefined || row.provider === unconfirmed) return undefined;
+    return { normalizedName: String(row.normalizedName), provider: String(row.provider) };
   }
 
   /**
-   * The links of the same issuer that give way to a new one: those where the name stood for the subject, and is
-   * still the same, since the issuer has begun to send a subject or another claim. Undefined where somebody else
-   * is linked to the account.
+   * Links an identity to an account; false where somebody else is linked to it.
+   *
+   * A link counts when it is confirmed, by who has found nobody else beside it: of two identities that come at once
+   * with one name, one gets the account, or none until the next time.
    */
-  async function findReplaced(
-    { issuer }: Linkable,
-    account: Account,
-    name: string,
-  ): Promise<readonly string[] | undefined> {
-    const rows = await db<Row>(table)
-      .select('id', 'issuer', 'subject')
-      .where({ normalizedName: account.name.toLowerCase() });
-    const others = rows.filter((row) => row.issuer === issuer);
-    const byName = others.filter((row) => {
-      const [, named] = String(row.subject).split('\n');
-      return named === name.toLowerCase();
-    });
-    return byName.length < others.length ? undefined : byName.map((row) => String(row.id));
-  }
-
   async function link(
     provider: IdentitySource,
-    { issuer, subject }: Linkable,
-    { account, replaced }: { account: Account; replaced: readonly string[] },
-  ) {
-    if (replaced.length > 0) await db(table).whereIn('id', replaced).delete();
+    linkable: Linkable,
+    { account, name }: { account: Account; name: string },
+  ): Promise<boolean> {
+    const { issuer, subject } = linkable;
     const normalizedName = account.name.toLowerCase();
-    const row = { normalizedName, provider: provider.Name, issuer, subject, createdAt: now() };
+    const id = linkId(issuer, subject);
+    const row = { normalizedName, provider: unconfirmed, issuer, subject, createdAt: now() };
     try {
-      await db(table).insert({ id: linkId(issuer, subject), ...row });
+      await db(table).insert({ id, ...row });
     } catch (err) {
       // Another request of the same user was first, and came to the same account.
       if (!isUniqueViolation(err)) throw err;
     }
+    const links = await db<Row>(table).select('id', 'issuer', 'subject').where({ normalizedName });
+    const replaced = findReplaced(
+      links.filter((one) => one.id !== id),
+      { issuer, name },
+    );
+    if (replaced === undefined) {
+      await db(table).where({ id, provider: unconfirmed }).delete();
+      return false;
+    }
+    if (replaced.length > 0) await db(table).whereIn('id', replaced).delete();
+    const count = await db(table).where({ id, normalizedName }).update({ provider: provider.Name });
+    return count > 0;
   }
 
   /** The account that is there under a name; a Windows name may be another than the account's own. */
@@ -194,7 +199,7 @@ export function createExternalLogins({
 
     unlink: (accountName) => db(table).where({ normalizedName: accountName.toLowerCase() }).delete(),
 
-    async resolve(provider, identity, { isReserved, isProvider }) {
+    async resolve(provider, identity, { isReserved, isProvider, mayLink = () => true }) {
       if (identity.subject === '') return refused('name-missing');
       // What vouches for accounts in this server has names that nobody else may use.
       if (ownIssuers.test(identity.issuer) && !ownSources.includes(provider.Name))
@@ -219,10 +224,6 @@ export function createExternalLogins({
       if (typeof userName === 'string') return refused(userName);
       let account = await findNamed(userName);
       if (isReserved(account?.name ?? userName.name)) return refused('client-account');
-      // The name has gone to somebody else there; who is linked stays who is meant.
-      const replaced = account && linkable && (await findReplaced(linkable, account, userName.name));
-      if (account !== undefined && linkable !== undefined && replaced === undefined)
-        return refused('account-taken');
       const isNew = account === undefined;
       if (account === undefined) {
         if (!provider.ProvisionAccounts) return refused('account-unknown');
@@ -232,11 +233,36 @@ export function createExternalLogins({
         account = provisioned;
       }
       const result = judge(provider, account, isNew);
-      if (result.kind === 'accepted' && linkable !== undefined)
-        await link(provider, linkable, { account, replaced: replaced ?? [] });
-      return result;
+      if (result.kind === 'refused' || linkable === undefined || !mayLink(account)) return result;
+      // Where the name has gone to somebody else there, who is linked stays who is meant.
+      const isLinked = await link(provider, linkable, { account, name: userName.name });
+      return isLinked ? result : refused('account-taken');
     },
   };
+}
+
+/**
+ * The links of an account that give way to a new one of the same issuer: those where the name stood for the
+ * subject, and is still the same, since the issuer has begun to send a subject or another claim. Undefined where
+ * somebody else is linked to the account. Pure.
+ */
+function findReplaced(
+  links: readonly Row[],
+  { issuer, name }: { readonly issuer: string; readonly name: string },
+): readonly string[] | undefined {
+  if (links.some((link) => isApart(issuer, String(link.issuer)))) return undefined;
+  const others = links.filter((link) => link.issuer === issuer);
+  const byName = others.filter((link) => {
+    const [, named] = String(link.subject).split('\n');
+    return named === name.toLowerCase();
+  });
+  return byName.length < others.length ? undefined : byName.map((link) => String(link.id));
+}
+
+/** Whether a name here and the same name there are different people's: the password verifier's and the directory's. */
+function isApart(issuer: string, other: string): boolean {
+  const areOurs = ownIssuers.test(issuer) && ownIssuers.test(other);
+  return areOurs && verifierIssuer.test(issuer) !== verifierIssuer.test(other);
 }
 
 function refused(reason: ExternalRefusal): ExternalResult {

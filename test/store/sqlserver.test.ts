@@ -126,17 +126,19 @@ async function writeStatements(): Promise<string> {
     ClaimMapping: {},
   } as const;
   const rules = { isReserved: () => false, isProvider: () => false };
-  const first = await record((sql) =>
-    sql.includes('[OidcUserLogin]')
-      ? sql.includes('[provider]')
-        ? []
-        : [{ id: 'i', issuer: 'urn:x', subject: 'name\nalice' }]
-      : [alice],
-  );
+  const unlinked = (subject: string) =>
+    record((sql) =>
+      sql.includes('[OidcUserLogin]')
+        ? sql.includes('[provider]')
+          ? []
+          : [{ id: 'i', issuer: 'urn:x', subject }]
+        : [alice],
+    );
+  const [first, taken] = [await unlinked('name\nalice'), await unlinked('somebody else')];
   const later = await record((sql) =>
     sql.includes('[OidcUserLogin]') ? [{ normalizedName: 'alice', provider: 'Old' }] : [alice],
   );
-  for (const { knex: db } of [first, later]) {
+  for (const { knex: db } of [first, taken, later]) {
     const logins = createExternalLogins({ accounts: createAccounts({ db, now: () => 1 }), db, now: () => 1 });
     await logins.resolve(source, identity, rules);
     await logins.findLinked(identity);
@@ -144,7 +146,9 @@ async function writeStatements(): Promise<string> {
     await logins.noteChecked(identity);
     await logins.unlink('alice');
   }
-  const links = [...first.statements, ...later.statements].filter((sql) => sql.includes('[OidcUserLogin]'));
+  const links = [first, taken, later]
+    .flatMap(({ statements }) => statements)
+    .filter((sql) => sql.includes('[OidcUserLogin]'));
   section('links to identities elsewhere', links);
   return parts.join('');
 }
