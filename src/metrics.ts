@@ -5,7 +5,14 @@
 import cluster from 'node:cluster';
 
 /** How a sign-in through an identity provider ended. */
-export type ExternalOutcome = 'cancelled' | 'invalid' | 'no-account' | 'no-mfa' | 'signed-in' | 'unavailable';
+export type ExternalOutcome =
+  | 'cancelled'
+  | 'invalid'
+  | 'no-account'
+  | 'no-mfa'
+  | 'not-checked'
+  | 'signed-in'
+  | 'unavailable';
 
 /** The connections of the database, as far as it has several. */
 export interface PoolState {

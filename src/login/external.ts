@@ -21,7 +21,13 @@ import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
 import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
 
 /** Why an external sign-in ended without one; a key of the pages' texts. */
-export type ExternalProblem = 'cancelled' | 'invalid' | 'no-account' | 'no-mfa' | 'unavailable';
+export type ExternalProblem =
+  | 'cancelled'
+  | 'invalid'
+  | 'no-account'
+  | 'no-mfa'
+  | 'not-checked'
+  | 'unavailable';
 
 /** What an interaction wants of the identity provider. */
 export interface OutboundRequest {
@@ -50,7 +56,15 @@ export interface ExternalSignIn {
 
 type Needs = Pick<
   ServerContext,
-  'brand' | 'externalLogins' | 'identityProviders' | 'log' | 'metrics' | 'now' | 'registry' | 'tokens'
+  | 'brand'
+  | 'externalLogins'
+  | 'identityProviders'
+  | 'log'
+  | 'metrics'
+  | 'now'
+  | 'registry'
+  | 'standing'
+  | 'tokens'
 > & { attempts: Attempts };
 
 /** How far the clock of an identity provider may be from ours. */
@@ -89,6 +103,7 @@ export function createExternalSteps({
   metrics,
   now,
   registry,
+  standing,
   tokens,
 }: Needs) {
   const base = () => basePathOf(registry.configuration.server.PublicUrl);
@@ -148,7 +163,7 @@ export function createExternalSteps({
     /**
      * What became of an attempt of this interaction; undefined where there is none to take.
      * The account is looked for here, where the browser has proved that it is the one that set out and the one
-     * that brought the answer.
+     * that brought the answer. One that the directory has ended is not let in by another way either.
      */
     async finish(
       interactionUid: string,
@@ -187,6 +202,9 @@ export function createExternalSteps({
         return fail('no-account', result.reason, [...identity.claims.keys()].slice(0, 50));
       }
       const { accountId, stamp } = result.account;
+      const verdict = await standing.check(accountId, { isFresh: true });
+      if (verdict === 'ended') return fail('no-account', 'ended-in-directory');
+      if (verdict === 'unknown') return fail('not-checked', 'directory-unavailable');
       if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
       metrics.countExternalSignIn(name, 'signed-in');
       return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };

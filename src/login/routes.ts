@@ -235,9 +235,10 @@ export function createLoginRoutes(
     const { heading, message } = texts.providers.problems[problem];
     const shown: Problem = { heading: heading(provider === undefined ? name : captionOf(provider)), message };
     const decision = decide(step);
-    ctx.status = { unavailable: 503, cancelled: 200, invalid: 400, 'no-account': 403, 'no-mfa': 403 }[
-      problem
-    ];
+    ctx.status = {
+      ...{ unavailable: 503, 'not-checked': 503, cancelled: 200 },
+      ...{ invalid: 400, 'no-account': 403, 'no-mfa': 403 },
+    }[problem];
     if (decision.kind === 'local') {
       showForm(step, decision, { userName: textParam(interaction, 'login_hint'), problem: shown });
       return;

@@ -35,6 +35,11 @@ export const texts = {
         message:
           'Windows has told who you are, but what you are there may not be used here. Ask the administrator, or sign in with another name and password.',
       },
+      'not-checked': {
+        heading: 'You are not signed in',
+        message:
+          'Your account could not be checked: the directory of your organisation does not answer. Try again in a few minutes. Accounts of this server itself can sign in.',
+      },
     },
     errorHeading: 'You are not signed in',
     errors: {
@@ -71,6 +76,11 @@ export const texts = {
         heading: () => 'There is no account for you here',
         message:
           'You have signed in, but what you signed in as may not be used here. Ask the administrator, or sign in as somebody else.',
+      },
+      'not-checked': {
+        heading: () => 'You are not signed in',
+        message:
+          'Your account could not be checked: the directory of your organisation does not answer. Try again in a few minutes.',
       },
       'no-mfa': {
         heading: () => 'One more factor is needed',

@@ -234,6 +234,18 @@ export function createWsFed(needs: Needs): Middleware {
           showLogin(ctx, request, { userName: '', windowsProblem: 'no-account' });
           return;
         }
+        const verdict = await standing.check(account.accountId, { isFresh: true });
+        if (verdict !== 'good') {
+          const isEnded = verdict === 'ended';
+          const reason = isEnded ? 'ended-in-directory' : 'directory-unavailable';
+          log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
+          ctx.status = isEnded ? 403 : 503;
+          showLogin(ctx, request, {
+            userName: '',
+            windowsProblem: isEnded ? 'no-account' : 'not-checked',
+          });
+          return;
+        }
         if (step.proof) ctx.set('WWW-Authenticate', `Negotiate ${step.proof}`);
         await finish(ctx, request, account, 'windows');
       }

@@ -7,6 +7,7 @@ import { type TestContext, test } from 'node:test';
 import { domainSid, startActiveDirectory } from '../support/active-directory.ts';
 import { createBrowser, type Page } from '../support/browser.ts';
 import { startSlapd } from '../support/directory.ts';
+import { startOpenIdProvider } from '../support/identity-providers.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
 
@@ -170,5 +171,64 @@ for (const isThere of [true, false]) {
     }
     const links = await context.db.knex('OidcUserLogin').select('normalizedName', 'provider');
     assert.deepEqual([links.length, new Set(links.map(({ provider }) => provider)).size], [50, 1]);
+  });
+}
+
+for (const way of ['Windows', 'an identity provider']) {
+  test(`an account that the directory has ended is not let in by ${way}, nor while there is no answer`, async (t) => {
+    let time = Math.floor(Date.now() / 1000);
+    const slapd = await startSlapd(t);
+    const dn = await slapd.addPerson({ uid: 'dora' });
+    const standIn = await startOpenIdProvider(t, { sub: 'u-1', preferred_username: 'EXAMPLE\\dora' });
+    const partner = {
+      ...{ Type: 'Oidc', Authority: standIn.issuer, ClientId: standIn.clientId, Caption: 'Partner' },
+      ...{ ClientSecret: { plain: 'partner-secret' }, UserNameClaims: ['preferred_username'] },
+    };
+    const server = await startTestServer(t, {
+      server: {
+        Directory: slapd.settings({ Domain: 'EXAMPLE', DirectoryDown: 'Deny' }),
+        EnableWindowsLogin: true,
+        WindowsLogin: { Header: { Secrets: [{ plain: secret }], From: ['127.0.0.1'] } },
+      },
+      relyingParties,
+      providers: { IntelligenceWsFed: null, Partner: partner },
+      clients: {
+        mvc: { IdentityProviderRestrictions: ['Partner'] },
+        spa: { IdentityProviderRestrictions: ['Partner'] },
+      },
+      now: () => time,
+    });
+    const come = async () => {
+      if (way === 'Windows') {
+        const address = `${server.issuer.replace(/Oidc$/, 'WsFed')}/WinLogin?wa=wsignin1.0&wtrealm=urn:portal`;
+        const headers = { 'x-remote-user': 'EXAMPLE\\dora', 'x-remote-secret': secret };
+        const page = await createBrowser().request(address, { headers });
+        return { ...page, isIn: subjectOf(page) === 'EXAMPLE\\dora' };
+      }
+      const { browser, page } = await authorize({ issuer: server.issuer, ...mvc });
+      const leaving = await browser.submit(page, { provider: 'Partner' });
+      const back = await browser.open((await browser.open(leaving.location ?? '')).location ?? '');
+      return { ...back, isIn: isSignedIn(back) };
+    };
+    assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+    assert.ok((await come()).isIn);
+
+    await slapd.set(dn, { pwdAccountLockedTime: ['000001010000Z'] });
+    const ended = await come();
+    assert.deepEqual([ended.status, ended.isIn], [403, false]);
+    assert.match(ended.body, /There is no account for you here/);
+    assert.equal(refusals(server).at(-1), 'ended-in-directory');
+    assert.equal(server.logged.filter(({ event }) => event === 'directory-account-ended').length, 1);
+
+    await slapd.set(dn, { pwdAccountLockedTime: [] });
+    assert.ok((await come()).isIn);
+    await slapd.kill();
+    const unanswered = await come();
+    assert.deepEqual([unanswered.status, unanswered.isIn], [503, false]);
+    assert.match(unanswered.body, down);
+    assert.equal(refusals(server).at(-1), 'directory-unavailable');
+    await slapd.restart();
+    time += 11;
+    assert.ok((await come()).isIn);
   });
 }
