@@ -54,8 +54,8 @@ export interface PasswordSource {
 
 export type SourceChange =
   | { readonly kind: 'changed' }
-  /** `password`: the present one is wrong; `policy`: the new one is not good enough. */
-  | { readonly kind: 'refused'; readonly reason: 'password' | 'policy' }
+  /** `password`: the present one is wrong; `policy`: the new one is not good enough; `ended`: it is nobody's any more. */
+  | { readonly kind: 'refused'; readonly reason: 'ended' | 'password' | 'policy' }
   | { readonly kind: 'unavailable'; readonly reason: string };
 
 /** A password that must be changed before it is good for anything else. */
@@ -165,6 +165,8 @@ export function createCredentials(needs: Needs): Credentials {
     if (newPassword === currentPassword) {
       return refuse('Choose a password that differs from the present one.');
     }
+    // Before anything is changed there.
+    await getUsable(accountId);
     const passwords = { current: currentPassword, next: newPassword };
     const result = await source.changePassword(link.subject, passwords);
     if (result.kind === 'unavailable') {
@@ -175,11 +177,16 @@ export function createCredentials(needs: Needs): Credentials {
     }
     if (result.kind === 'refused') {
       log.info({ accountId, source: source.name, reason: result.reason }, 'password not changed');
+      if (result.reason === 'ended') throw overtaken();
       return refuse(changeProblems[result.reason]);
     }
+    return { kind: 'changed', account: await getUsable(accountId) };
+  }
+
+  async function getUsable(accountId: string): Promise<Account> {
     const account = await accounts.find(accountId);
     if (account === undefined || account.disabled) throw overtaken();
-    return { kind: 'changed', account };
+    return account;
   }
 
   return {

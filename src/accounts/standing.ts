@@ -54,6 +54,8 @@ const rememberedSeconds = 300;
 const outageSeconds = 15;
 /** Accounts that are remembered; the one that has been there for longest gives way. */
 const rememberedAccounts = 20_000;
+/** How far the clocks of nodes may be apart, and ours may have been set back. */
+const clockToleranceSeconds = 300;
 
 export function createStanding(needs: Needs): Standing {
   const { accounts, externalLogins, tokens, log, now, source, maxAgeSeconds } = needs;
@@ -121,7 +123,9 @@ export function createStanding(needs: Needs): Standing {
     { checkedAt = 0 }: AccountLink,
     { accountId, key, reason }: { accountId: string; key: string; reason: string },
   ): Verdict {
-    const rest = checkedAt + maxAgeSeconds - now();
+    // What lies in the future is from before the clock was set back, and nobody knows how old it is.
+    const age = now() - checkedAt;
+    const rest = age < -clockToleranceSeconds ? 0 : maxAgeSeconds - Math.max(age, 0);
     if (rest <= 0) {
       log.warn({ accountId, reason }, 'refused while the directory does not answer');
       return 'unknown';

@@ -14,6 +14,7 @@ import {
   createDirectoryHosts,
   type DirectoryHost,
   type DirectorySettings,
+  MissingEntryError,
   UnusableEntryError,
 } from './hosts.ts';
 import { both, directoryKinds, textOf, valuesOf } from './kinds.ts';
@@ -134,6 +135,13 @@ export function createDirectory(
     return entry;
   }
 
+  /** Some entry that the operator's filter admits; throws where there is none. */
+  async function findAnybody(client: Client): Promise<Entry> {
+    const [entry] = await search(client, toAnyUserFilter(userFilter));
+    if (entry === undefined) throw new Error(`there are no users below ${BaseDn}`);
+    return entry;
+  }
+
   /** Every way in which a question is not answered, as an answer. */
   function toUnavailable(err: unknown): { kind: 'unavailable'; reason: string } {
     if (!(err instanceof ServerError) || err.code !== 'ERR_DIRECTORY_UNAVAILABLE') throw err;
@@ -164,7 +172,8 @@ export function createDirectory(
         return await hosts.ask(
           async (host) => {
             const entry = await findBySubject(await host.bindService(), subject);
-            if (entry === undefined) return { kind: 'refused', reason: 'password' } as const;
+            const isEnded = entry === undefined || kind.findEnd(entry, now()) !== undefined;
+            if (isEnded) return { kind: 'refused', reason: 'ended' } as const;
             return kind.changePassword(host, { dn: entry.dn, current, next });
           },
           { isPatient: true },
@@ -180,13 +189,19 @@ export function createDirectory(
           async (host) => {
             const client = await host.bindService();
             const entry = await findBySubject(client, subject);
-            const end = entry === undefined ? 'gone' : kind.findEnd(entry, now());
-            if (entry === undefined || end !== undefined) return { kind: 'ended', reason: end ?? 'gone' };
+            if (entry === undefined) {
+              // A host that shows nobody, such as a new one, or one that has changed the rights of BindDn, knows nothing.
+              await findAnybody(client);
+              throw new MissingEntryError('there is no such entry');
+            }
+            const end = kind.findEnd(entry, now());
+            if (end !== undefined) return { kind: 'ended', reason: end };
             return { kind: 'good', facts: await readFacts(client, entry) };
           },
           { isPatient: false },
         );
       } catch (err) {
+        if (err instanceof MissingEntryError) return { kind: 'ended', reason: 'gone' };
         return toUnavailable(err);
       }
     },
@@ -194,9 +209,7 @@ export function createDirectory(
     inspect: () =>
       hosts.inspect(async (host) => {
         const client = await host.bindService();
-        const [entry] = await search(client, toAnyUserFilter(userFilter));
-        if (entry === undefined) throw new Error(`there are no users below ${BaseDn}`);
-        subjectOf(entry);
+        subjectOf(await findAnybody(client));
       }),
   };
 }

@@ -2,8 +2,9 @@
  * Connections to the hosts of a directory: encrypted, verified, bounded in time, and to the next host where one
  * does not answer.
  *
- * Every question has connections of its own. A host that failed is asked last for a minute; the one that answered
- * last is asked first. Certificates are always verified, for the name in the URL.
+ * Every question has connections of its own, and so many are asked at once, not more. A host that failed is asked
+ * last for a minute; the one that answered last is asked first. Certificates are always verified, for the name in
+ * the URL.
  */
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import { connect as connectTls, createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
@@ -31,6 +32,16 @@ export class UnusableEntryError extends Error {
   override readonly name = 'UnusableEntryError';
 }
 
+/** The host is there, and one question took it too long, such as that for somebody's many groups. */
+class SlowQuestionError extends Error {
+  override readonly name = 'SlowQuestionError';
+}
+
+/** This host has no such entry; it is gone where no host has it. */
+export class MissingEntryError extends Error {
+  override readonly name = 'MissingEntryError';
+}
+
 export type Question<Answer> = (host: DirectoryHost) => Promise<Answer>;
 
 export interface DirectoryHosts {
@@ -38,6 +49,7 @@ export interface DirectoryHosts {
    * Asks one host after the other until one answers. A question that throws has not been answered.
    *
    * @param isPatient whether to ask although no host answered a moment ago
+   * @throws {MissingEntryError} where every host says so: one that lags behind, or has lost its people, ends nobody
    * @throws {ServerError} ERR_DIRECTORY_UNAVAILABLE, status 503; the hint says why, host by host
    */
   ask<Answer>(question: Question<Answer>, options: { isPatient: boolean }): Promise<Answer>;
@@ -50,6 +62,11 @@ export interface DirectoryHosts {
 const failedSeconds = 60;
 /** How long nobody who can go on without an answer waits again for hosts that have all failed. */
 const restSeconds = 10;
+/**
+ * Questions at once, each with two connections at the most: enough for hundreds of sign-ins a second, and few
+ * enough for a directory that hangs to take neither our sockets nor its own.
+ */
+const mostQuestions = 32;
 
 /** @param now seconds since the epoch */
 export function createDirectoryHosts(
@@ -58,6 +75,8 @@ export function createDirectoryHosts(
 ): DirectoryHosts {
   const timeoutMs = settings.Timeout * 1000;
   const failedAt = new Map<string, number>();
+  const waiting: (() => void)[] = [];
+  let running = 0;
   let lastGood = settings.Urls[0];
   let context: SecureContext | undefined;
 
@@ -70,13 +89,44 @@ export function createDirectoryHosts(
     return context;
   }
 
+  /** When a host failed, if that is no longer ago than `seconds`; a clock that was set back must not prolong it. */
+  function findFailure(url: string, seconds: number): number | undefined {
+    const at = failedAt.get(url);
+    return at !== undefined && at <= now() && now() - at < seconds ? at : undefined;
+  }
+
   function inOrder(): readonly string[] {
-    const rank = (url: string) => {
-      const failed = failedAt.get(url) ?? 0;
-      if (now() - failed < failedSeconds) return failed;
-      return url === lastGood ? -1 : 0;
-    };
+    const rank = (url: string) => findFailure(url, failedSeconds) ?? (url === lastGood ? -1 : 0);
     return settings.Urls.toSorted((a, b) => rank(a) - rank(b));
+  }
+
+  function refuseWhereDown(): void {
+    if (settings.Urls.some((url) => findFailure(url, restSeconds) === undefined)) return;
+    throw unavailable('no host answered a moment ago');
+  }
+
+  /** Waits until there is room for one more question, for as long as one host may take. */
+  async function takeTurn(): Promise<void> {
+    if (running < mostQuestions) {
+      running += 1;
+      return;
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    waiting.push(resolve);
+    const timer = setTimeout(() => {
+      waiting.splice(waiting.indexOf(resolve), 1);
+      const reason = `${mostQuestions} other questions were under way for ${settings.Timeout} s`;
+      log.warn({ reason }, 'question of the directory not asked');
+      reject(unavailable(reason));
+    }, timeoutMs);
+    await promise.finally(() => clearTimeout(timer));
+  }
+
+  /** The next one takes over the turn. */
+  function passTurn(): void {
+    const next = waiting.shift();
+    if (next === undefined) running -= 1;
+    else next();
   }
 
   /** One question to one host, with an end whatever the host does. */
@@ -84,6 +134,7 @@ export function createDirectoryHosts(
     const sockets: Socket[] = [];
     const clients: Client[] = [];
     let isOver = false;
+    let hasAnswered = false;
     const { promise: failure, reject: fail } = Promise.withResolvers<never>();
     const track = <Tracked extends Socket>(socket: Tracked): Tracked => {
       sockets.push(socket);
@@ -144,12 +195,19 @@ export function createDirectoryHosts(
       return client;
     }
 
-    const timer = setTimeout(() => fail(new Error(`no answer within ${settings.Timeout} s`)), timeoutMs);
+    const timer = setTimeout(() => {
+      const reason = `no answer within ${settings.Timeout} s`;
+      fail(
+        hasAnswered ? new SlowQuestionError(`${reason}, but to the sign-in of BindDn`) : new Error(reason),
+      );
+    }, timeoutMs);
     const answer = question({
       bind,
       async bindService() {
         try {
-          return await bind(settings.BindDn, settings.BindPassword);
+          const client = await bind(settings.BindDn, settings.BindPassword);
+          hasAnswered = true;
+          return client;
         } catch (err) {
           if (!(err instanceof ResultCodeError)) throw err;
           throw new Error(`${settings.BindDn} is refused: ${explain(err)}`, { cause: err });
@@ -172,29 +230,40 @@ export function createDirectoryHosts(
     }
   }
 
+  async function askInOrder<Answer>(question: Question<Answer>): Promise<Answer> {
+    const reasons: string[] = [];
+    const errors: unknown[] = [];
+    for (const url of inOrder()) {
+      try {
+        const answer = await askHost(url, question);
+        lastGood = url;
+        failedAt.delete(url);
+        return answer;
+      } catch (err) {
+        const reason = explain(err);
+        reasons.push(`${url}: ${reason}`);
+        errors.push(err);
+        if (err instanceof MissingEntryError) continue;
+        if (isFaultOfHost(err)) failedAt.set(url, now());
+        log.warn({ url, reason }, 'host of the directory failed');
+      }
+    }
+    const [missing] = errors;
+    if (errors.every((err) => err instanceof MissingEntryError)) throw missing;
+    throw unavailable(reasons.join('; '), errors.at(-1));
+  }
+
   return {
     async ask(question, { isPatient }) {
-      const isDown = settings.Urls.every(
-        (url) => now() - (failedAt.get(url) ?? Number.NEGATIVE_INFINITY) < restSeconds,
-      );
-      if (isDown && !isPatient) throw unavailable('no host answered a moment ago');
-      const reasons: string[] = [];
-      let cause: unknown;
-      for (const url of inOrder()) {
-        try {
-          const answer = await askHost(url, question);
-          lastGood = url;
-          failedAt.delete(url);
-          return answer;
-        } catch (err) {
-          const reason = explain(err);
-          reasons.push(`${url}: ${reason}`);
-          cause = err;
-          if (isFaultOfHost(err)) failedAt.set(url, now());
-          log.warn({ url, reason }, 'host of the directory failed');
-        }
+      if (!isPatient) refuseWhereDown();
+      await takeTurn();
+      try {
+        // It may have gone down while this question waited.
+        if (!isPatient) refuseWhereDown();
+        return await askInOrder(question);
+      } finally {
+        passTurn();
       }
-      throw unavailable(reasons.join('; '), cause);
     },
 
     inspect: (question) =>
@@ -221,7 +290,7 @@ function unavailable(reasons: string, cause?: unknown): ServerError {
 
 /** Whether the host is to be asked after the others: one user's entry must not take the directory from all. */
 function isFaultOfHost(err: unknown): boolean {
-  if (err instanceof UnusableEntryError) return false;
+  if (err instanceof UnusableEntryError || err instanceof SlowQuestionError) return false;
   // busy and unavailable say it of themselves.
   return !(err instanceof ResultCodeError) || err.code === 51 || err.code === 52;
 }

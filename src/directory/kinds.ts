@@ -14,6 +14,8 @@ import {
   type Filter,
   OrFilter,
   ResultCodeError,
+  type SearchOptions,
+  SizeLimitExceededError,
 } from 'ldapts';
 import type { SourceChange } from '../accounts/credentials.ts';
 import { type DirectoryHost, UnusableEntryError } from './hosts.ts';
@@ -52,8 +54,12 @@ export interface DirectoryKind {
 }
 
 const mostGroups = 1000;
+/** Searches for the groups of one user: each level of groups within groups takes one, and more than 50 groups more. */
+const mostSearches = 100;
 /** Members that one search asks for. */
 const batchSize = 50;
+/** Small, since of a page that a limit of the directory cuts off nothing is read. */
+const pageSize = 100;
 const invalidCredentials = 49;
 
 /** What Active Directory puts behind `data` in the message of a refused bind. */
@@ -106,17 +112,8 @@ const activeDirectory: DirectoryKind = {
       rule: '1.2.840.113556.1.4.1941',
       value: userDn,
     });
-    const groups: Entry[] = [];
-    const pages = client.searchPaginated(baseDn, {
-      filter,
-      attributes: [attribute],
-      paged: { pageSize: 500 },
-    });
-    for await (const { searchEntries } of pages) {
-      groups.push(...searchEntries);
-      if (groups.length > mostGroups) return { groups: groups.slice(0, mostGroups), isCut: true };
-    }
-    return { groups, isCut: false };
+    const { entries, isCut } = await searchPages(client, baseDn, { filter, attributes: [attribute] });
+    return { groups: entries.slice(0, mostGroups), isCut };
   },
 
   async changePassword(host, { dn, current, next }) {
@@ -163,24 +160,25 @@ const openLdap: DirectoryKind = {
   async findGroups(client, { userDn, baseDn, attribute }) {
     const found = new Map<string, Entry>();
     let members = [userDn];
-    while (members.length > 0) {
+    let isCut = false;
+    for (let searches = 0; members.length > 0 && found.size <= mostGroups; searches += 1) {
+      if (searches === mostSearches) {
+        isCut = true;
+        break;
+      }
       const batch = members.splice(0, batchSize);
       const filters = batch.flatMap((dn) =>
         ['member', 'uniqueMember'].map((type) => new EqualityFilter({ attribute: type, value: dn })),
       );
       const filter = new OrFilter({ filters });
-      const { searchEntries } = await client.search(baseDn, {
-        filter,
-        attributes: [attribute],
-        sizeLimit: mostGroups,
-      });
+      const page = await searchPages(client, baseDn, { filter, attributes: [attribute] });
+      isCut ||= page.isCut;
       // A group that has been seen is not asked for again: groups may hold each other.
-      const fresh = searchEntries.filter(({ dn }) => !found.has(dn.toLowerCase()));
+      const fresh = page.entries.filter(({ dn }) => !found.has(dn.toLowerCase()));
       for (const group of fresh) found.set(group.dn.toLowerCase(), group);
-      if (found.size > mostGroups) return { groups: [...found.values()].slice(0, mostGroups), isCut: true };
       members = [...members, ...fresh.map(({ dn }) => dn)];
     }
-    return { groups: [...found.values()], isCut: false };
+    return { groups: [...found.values()].slice(0, mostGroups), isCut: isCut || found.size > mostGroups };
   },
 
   async changePassword(host, { dn, current, next }) {
@@ -208,6 +206,26 @@ const openLdap: DirectoryKind = {
 };
 
 export const directoryKinds = { ActiveDirectory: activeDirectory, OpenLdap: openLdap } as const;
+
+/** What a search finds, page by page (RFC 2696), up to a few more than are wanted; `isCut` where there is more. */
+async function searchPages(
+  client: Client,
+  baseDn: string,
+  options: SearchOptions,
+): Promise<{ readonly entries: readonly Entry[]; readonly isCut: boolean }> {
+  const entries: Entry[] = [];
+  try {
+    for await (const page of client.searchPaginated(baseDn, { ...options, paged: { pageSize } })) {
+      entries.push(...page.searchEntries);
+      if (entries.length > mostGroups) return { entries, isCut: true };
+    }
+    return { entries, isCut: false };
+  } catch (err) {
+    // The directory's own limit for whoever searches.
+    if (!(err instanceof SizeLimitExceededError)) throw err;
+    return { entries, isCut: true };
+  }
+}
 
 /** constraintViolation, insufficientAccessRights, unwillingToPerform: it has understood, and will not. */
 function isRefusal({ code }: ResultCodeError): boolean {

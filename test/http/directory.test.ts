@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { createBrowser } from '../support/browser.ts';
 import { base, type Slapd, startSlapd } from '../support/directory.ts';
@@ -21,6 +22,8 @@ async function start(
 ) {
   const slapd = await startSlapd(t);
   const dn = await slapd.addPerson({ uid: 'dora', displayName: 'Dora Dale', mail: 'dora@example.com' });
+  // A directory that shows nobody says nothing of anybody.
+  await slapd.addPerson({ uid: 'somebody' });
   const server = await startTestServer(t, {
     ...options,
     server: { Directory: slapd.settings(directory), ...options.server },
@@ -62,6 +65,20 @@ const introspect = async ({ issuer }: TestServer, token: string) =>
 const events = ({ logged }: TestServer, event: string) => logged.filter((line) => line.event === event);
 const refusals = ({ logged }: TestServer) =>
   logged.filter(({ msg }) => msg === 'sign-in refused').map(({ reason }) => reason);
+
+/** The binds and searches in the log of slapd from an offset on, when every connection has been closed. */
+async function stepsOf(slapd: Slapd, from: number): Promise<readonly string[]> {
+  const count = (text: string) => slapd.log().slice(from).split(text).length;
+  while (count(' ACCEPT ') === 1 || count(' ACCEPT ') !== count(' closed')) await sleep(20);
+  const steps = slapd
+    .log()
+    .slice(from)
+    .matchAll(/BIND dn="([^"]*)" method=128|SRCH base=.* filter="([^"]*)"/g);
+  return [...steps].map(([, dn, filter]) =>
+    // Nobody's name is another one each time.
+    dn === undefined ? `SRCH ${filter}` : `BIND ${dn.replace(/^cn=[0-9a-f]{16},.*/, 'cn=')}`,
+  );
+}
 
 function addGroup(
   slapd: Slapd,
@@ -124,13 +141,29 @@ test('a wrong password, an unknown name and names that mean something in a filte
   );
 });
 
+test('an unknown name takes the steps of a wrong password', async (t) => {
+  const { server, slapd } = await start(t);
+  for (const [name, end] of [
+    ['dora', `BIND uid=dora,ou=people,${base}`],
+    ['nobody', 'BIND cn='],
+  ] as const) {
+    const before = slapd.log().length;
+    assert.match((await signIn(server, name, 'wrong')).back.body, wrong);
+    const expected = [`BIND cn=service,${base}`, `SRCH (uid=${name})`, end];
+    assert.deepEqual(await stepsOf(slapd, before), expected);
+  }
+});
+
 test('an empty password never reaches the directory', async (t) => {
   const { server, slapd } = await start(t);
   const before = slapd.log().length;
   const { back } = await signIn(server, 'dora', '');
   assert.match(back.body, wrong);
   assert.equal((await grant(server, 'dora', '')).status, 400);
-  assert.doesNotMatch(slapd.log().slice(before), /BIND dn="(cn=service|uid)|SRCH/);
+  // What it is asked afterwards comes afterwards in its log.
+  assert.match((await signIn(server, 'last')).back.body, wrong);
+  const lines = await stepsOf(slapd, before);
+  assert.deepEqual(lines, ['BIND cn=service,dc=example,dc=com', 'SRCH (uid=last)', 'BIND cn=']);
 });
 
 test('a name that two entries have is nobody’s', async (t) => {
@@ -436,6 +469,26 @@ test('the WsFed application has the directory’s password changed, too', async 
   await slapd.restart();
   assert.match((await browser.submit(failed, fields)).body, /name="wresult"/);
 });
+
+for (const end of ['there', 'here']) {
+  test(`no password is changed for an account that was disabled ${end} in the meantime`, async (t) => {
+    const { server, slapd, dn } = await start(t);
+    await slapd.set(dn, { pwdReset: ['TRUE'] });
+    const { back, browser } = await signIn(server, 'dora');
+    assert.match(back.body, /name="currentPassword"/);
+    if (end === 'here') await server.context.accounts.setDisabled('dora', true);
+    else await slapd.set(dn, { objectClass: ['inetOrgPerson', 'shadowAccount'], shadowExpire: ['1'] });
+    const page = await browser.submit(back, {
+      currentPassword: password,
+      newPassword: 'New-pass-word-2',
+      repeatPassword: 'New-pass-word-2',
+    });
+    assert.equal(page.status, 409);
+    await slapd.set(dn, { shadowExpire: [], objectClass: ['inetOrgPerson'] }).catch(() => undefined);
+    await server.context.accounts.setDisabled('dora', false);
+    assert.match((await signIn(server, 'dora')).back.body, /name="currentPassword"/, 'still the old one');
+  });
+}
 
 const endings: readonly [string, string, (slapd: Slapd, dn: string) => Promise<void>][] = [
   ['gone', 'gone', (slapd, dn) => slapd.remove(dn)],

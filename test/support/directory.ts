@@ -32,6 +32,8 @@ export interface Slapd {
   readonly folder: string;
   readonly child: ChildProcess;
   add(dn: string, attributes: Record<string, string | string[] | Buffer>): Promise<void>;
+  /** Many, one after the other, over one connection. */
+  addAll(entries: Iterable<readonly [string, Record<string, string>]>): Promise<void>;
   addPerson(person: Person): Promise<string>;
   /** Sets attributes; an empty list takes one away. */
   set(dn: string, attributes: Record<string, string[]>): Promise<void>;
@@ -163,6 +165,10 @@ ou: groups
     },
     add: (dn, attributes) =>
       administer((client) => client.add(dn, attributes as Record<string, string | string[]>)),
+    addAll: (entries) =>
+      administer(async (client) => {
+        for (const [dn, attributes] of entries) await client.add(dn, attributes);
+      }),
     async addPerson({ uid, password = 'Directory-pass-1', ...more }) {
       const dn = `uid=${uid},ou=people,${base}`;
       const given = Object.fromEntries(
