@@ -507,7 +507,11 @@ export function toUsableFacts({ displayName, email, roles }: AccountFacts): Acco
   return {
     displayName: usable(displayName, maximumLength.displayName),
     email: address !== undefined && isEmailAddress(address) ? address : undefined,
-    roles: roles && [...new Set(roles)].filter((role) => role !== '' && !isUnprintable(role)).sort(),
+    roles:
+      roles &&
+      [...new Set(roles.map((role) => role.trim()))]
+        .filter((role) => role !== '' && !isUnprintable(role))
+        .sort(),
   };
 }
 

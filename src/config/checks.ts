@@ -502,6 +502,9 @@ export function checkDirectory(
   for (const [index, address] of Urls.entries()) {
     const path = `Directory.Urls[${index}]`;
     const url = URL.parse(address);
+    if (Urls.findIndex((other) => toHost(other) === toHost(address)) < index) {
+      findings.push({ path, message: 'is there twice, and would be asked twice' });
+    }
     if (url?.protocol === 'ldaps:' && StartTls) {
       findings.push({
         path,
@@ -522,17 +525,30 @@ export function checkDirectory(
   return findings;
 }
 
+/** A host of a directory in one spelling. */
+function toHost(address: string): string {
+  const url = URL.parse(address.toLowerCase());
+  const usual = url?.protocol === 'ldaps:' ? '636' : '389';
+  return `${url?.protocol}//${url?.hostname}:${url?.port || usual}`;
+}
+
 /** What is wrong with a filter of the directory. Its parser is loaded where there is one. */
 export async function checkUserFilter(filter: string): Promise<Finding[]> {
-  const { FilterParser } = await import('ldapts');
+  const { FilterParser, NotFilter } = await import('ldapts');
   const path = 'Directory.UserFilter';
+  const marker = 'the name that was typed';
   // The parser overlooks a parenthesis that is never closed; one that is meant is written \28 or \29.
   if (filter.split('(').length !== filter.split(')').length) {
     return [{ path, message: 'has a parenthesis without its other half' }];
   }
   try {
-    FilterParser.parseString(filter.replaceAll('{name}', 'x'));
-    return [];
+    const isNegated = (part: object): boolean =>
+      part instanceof NotFilter
+        ? part.toString().includes(marker)
+        : 'filters' in part && Array.isArray(part.filters) && part.filters.some(isNegated);
+    return isNegated(FilterParser.parseString(filter.replaceAll('{name}', marker)))
+      ? [{ path, message: 'must not have {name} within (!…), which finds everybody else' }]
+      : [];
   } catch (err) {
     // The parser repeats the whole filter behind its reason.
     const [reason] = (err as Error).message.split(':');

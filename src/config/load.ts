@@ -613,10 +613,20 @@ function completeServer(
       : {
           PasswordVerifier: {
             ...PasswordVerifier,
-            Secret: resolveSecret(PasswordVerifier.Secret, 'PasswordVerifier.Secret', secrets, report) ?? '',
+            Secret: completeVerifierSecret(PasswordVerifier.Secret, secrets, report),
           },
         }),
   };
+}
+
+function completeVerifierSecret(reference: SecretReference, secrets: SecretSources, report: Report): string {
+  const path = 'PasswordVerifier.Secret';
+  const secret = resolveSecret(reference, path, secrets, report);
+  // What a header can hold: RFC 9110 section 5.5.
+  if (secret !== undefined && !/^[\x20-\x7e\xa0-\xff]+$/.test(secret)) {
+    report({ path, message: 'must consist of printable characters of Latin-1, since a header carries it' });
+  }
+  return secret ?? '';
 }
 
 function completeDirectory(

@@ -501,7 +501,10 @@ export const ServerSettings = z.strictObject({
           'The attribute that the account is named after. Without it: sAMAccountName, for OpenLdap uid.',
       }),
       Domain: text()
-        .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be a name such as EXAMPLE, without backslash')
+        .regex(
+          /^(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/,
+          'must be a NetBIOS name such as EXAMPLE: 15 characters at the most, without backslash or dot at the end',
+        )
         .optional()
         .meta({
           description:
@@ -541,6 +544,10 @@ export const ServerSettings = z.strictObject({
           const url = URL.parse(value);
           return url === null || url.protocol === 'https:' || isLoopback(url);
         }, 'must be https, since it is not an address of this machine')
+        .refine((value) => {
+          const url = URL.parse(value);
+          return url === null || (url.username === '' && url.password === '');
+        }, 'must not contain a user name or a password; Secret is what it knows this server by')
         .meta({
           description: 'The address that gets a name and a password, and answers whether they match.',
         }),
@@ -630,7 +637,7 @@ function directoryName() {
 function checkDirectoryUrl(value: string, context: z.RefinementCtx): void {
   const url = URL.parse(value);
   const isBare = url !== null && !/[?#@]/.test(value) && /^(\/|)$/.test(url.pathname) && url.hostname !== '';
-  if (isBare && /^ldaps?:$/.test(url.protocol)) return;
+  if (isBare && /^ldaps?:$/.test(url.protocol) && url.port !== '0') return;
   const message = 'must be ldaps:// or ldap:// with a host, and a port where it is another than usual';
   context.addIssue({ code: 'custom', message });
 }

@@ -743,6 +743,43 @@ const serverCases: readonly { name: string; settings: object; expected: RegExp }
     expected: /Directory.*UpnSuffixes/,
   },
   {
+    name: 'a filter that finds everybody but the name',
+    settings: { Directory: { ...directory, UserFilter: '(&(uid={name})(!(|(cn=x)(cn={name}))))' } },
+    expected: /Directory\.UserFilter: must not have \{name\} within \(!…\)/,
+  },
+  {
+    name: 'one host of the directory twice',
+    settings: {
+      Directory: { ...directory, Urls: ['ldaps://dc1.example.com', 'ldaps://DC1.example.com:636/'] },
+    },
+    expected: /Directory\.Urls\[1\]: is there twice/,
+  },
+  {
+    name: 'port 0 of the directory',
+    settings: { Directory: { ...directory, Urls: ['ldaps://dc1.example.com:0'] } },
+    expected: /Directory\.Urls\[0\]: must be ldaps:\/\/ or ldap:\/\//,
+  },
+  {
+    name: 'a domain that ends with a dot',
+    settings: { Directory: { ...directory, Domain: 'EX.' } },
+    expected: /Directory\.Domain: must be a NetBIOS name/,
+  },
+  {
+    name: 'a domain of more than fifteen characters',
+    settings: { Directory: { ...directory, Domain: 'CORP.EXAMPLE.COM' } },
+    expected: /Directory\.Domain: must be a NetBIOS name/,
+  },
+  {
+    name: 'a password verifier with user info',
+    settings: { PasswordVerifier: { Url: 'https://me:hush@verify.example.com/', Secret: { plain: 'x' } } },
+    expected: /^(?!.*hush).*PasswordVerifier\.Url: must not contain a user name or a password/s,
+  },
+  {
+    name: 'a secret of the password verifier that no header can hold',
+    settings: { PasswordVerifier: { Url: 'https://verify.example.com/', Secret: { plain: 'schlüssel€' } } },
+    expected: /^(?!.*schl).*PasswordVerifier\.Secret: must consist of printable characters of Latin-1/s,
+  },
+  {
     name: 'a password verifier over http',
     settings: { PasswordVerifier: { Url: 'http://verify.example.com/', Secret: { plain: 'x' } } },
     expected: /PasswordVerifier\.Url: must be https/,

@@ -83,7 +83,7 @@ test('a yes signs in whom the endpoint names, with roles that follow it; a no is
   assert.match(no.body, /The name or the password is wrong/);
   const { answer } = endpoint;
   endpoint.answer = (_body, _request, response) =>
-    void response.end(JSON.stringify({ ...dora, roles: ['Reader'] }));
+    void response.end(JSON.stringify({ ...dora, roles: ['Reader', ' Reader\n', '  ', '\t'] }));
   assert.ok(isSignedIn(await signIn(server)));
   assert.deepEqual(await rolesOf(), ['Reader']);
   // Somebody else under the old name.
