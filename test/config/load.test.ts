@@ -269,6 +269,7 @@ test('defaults are those of IdentityServer3 but for the documented exceptions', 
       RefreshTokenExpiration: 'Absolute',
       RefreshTokenGraceSeconds: 30,
       AccessTokenType: 'Jwt',
+      IdTokenSigningAlgorithm: 'RS256',
       EnableLocalLogin: false,
       IdentityProviderRestrictions: [],
       AllowedCorsOrigins: [],
@@ -834,7 +835,11 @@ test('paths start at the folder that contains config/', async (t) => {
 
   assert.equal(server.Database.File, join(home, 'db', 'x.sqlite'));
   assert.equal(server.DataFolder, join(home, 'data'));
-  assert.deepEqual(server.OidcSigningCertificate, { KeyFile: join(home, 'oidc.key'), Passphrase: 'word' });
+  assert.deepEqual(server.OidcSigningCertificate, {
+    KeyFile: join(home, 'oidc.key'),
+    PublishedCertificateFiles: [],
+    Passphrase: 'word',
+  });
   assert.deepEqual(server.CookieKeys, [cookieKey]);
 });
 
