@@ -33,7 +33,7 @@ import {
   securityHeaders,
   servePublicOrigin,
 } from './http/middleware.ts';
-import { type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
+import { type FurtherKey, type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
 import { type WatchedCertificate, watchCertificates } from './keys/watch-certificates.ts';
 import { createLogger, type Logger } from './log.ts';
@@ -106,15 +106,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const accounts = createAccounts({ db: db.knex, now });
   await accounts.seed(configuration.demoAccounts);
 
-  const keys = await loadKeys(
-    toKeySource(configuration),
-    settings.FurtherSigningKeys.map(({ Algorithm, CertificateFile, KeyFile, Passphrase }) => ({
-      algorithm: Algorithm,
-      keyFile: KeyFile,
-      certificateFile: CertificateFile,
-      passphrase: Passphrase,
-    })),
-  );
+  const keys = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
   const samlKey = settings.Mounts.includes('WsFed')
     ? await loadSamlSigningKey(toSamlKeySource(configuration))
     : undefined;
@@ -306,7 +298,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   };
 }
 
-function toKeySource({ server }: Configuration): KeySource {
+/** Where the keys of a configuration are. */
+export function toKeySource({ server }: Configuration): KeySource {
   const { OidcSigningCertificate: certificate, CookieKeys: cookieKeys } = server;
   if (certificate === undefined || cookieKeys === undefined) {
     return { kind: 'generated', folder: `${server.DataFolder}/keys` };
@@ -334,7 +327,18 @@ function certificatesOf(keys: SigningKeys, samlKey: SamlSigningKey | undefined):
   ];
 }
 
-function toSamlKeySource({ server }: Configuration): SamlKeySource {
+/** Where the keys for further algorithms are. */
+export function toFurtherKeys({ server }: Configuration): FurtherKey[] {
+  return server.FurtherSigningKeys.map(({ Algorithm, CertificateFile, KeyFile, Passphrase }) => ({
+    algorithm: Algorithm,
+    keyFile: KeyFile,
+    certificateFile: CertificateFile,
+    passphrase: Passphrase,
+  }));
+}
+
+/** Where the key of the WsFed application is. */
+export function toSamlKeySource({ server }: Configuration): SamlKeySource {
   const { WsFedSigningCertificate: certificate } = server;
   if (certificate === undefined) return { kind: 'generated', folder: `${server.DataFolder}/keys` };
   return {

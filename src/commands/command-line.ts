@@ -13,6 +13,7 @@ import {
 import { makeCertificate } from './certificate.ts';
 import { addClient } from './client.ts';
 import { checkConfiguration, printSchema, schemaKinds, writeDocumentation } from './configuration.ts';
+import { examine } from './doctor.ts';
 import { describeFailure, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { login } from './login.ts';
@@ -90,6 +91,10 @@ function createProgram(io: CommandIo): Command {
     )
     .option('--online', 'also fetch the metadata of every identity provider, and sign in to the directory')
     .action((options: { online?: boolean }) => checkConfiguration(directory(), options, io));
+  program
+    .command('doctor')
+    .description('look at the installation and name what is wrong or weak, the worst first, with its remedy')
+    .action(() => examine(directory(), io));
   program
     .command('print-schema')
     .description('print the JSON Schema of one kind of config file')

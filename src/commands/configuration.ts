@@ -34,17 +34,17 @@ export async function checkConfiguration(
   }
   io.stdout.write(`the configuration is in order: ${clients.size} clients, ${resources.size} resources\n`);
   if (!online) return;
+  const hosts = await inspectDirectory(configuration, io);
+  const providers = await inspectIdentityProviders(configuration);
+  for (const { name, problem, remark, warnings = [] } of [...hosts, ...providers]) {
+    const remarks = warnings.map((warning) => `, but ${warning}`).join('');
+    io.stdout.write(`${name}: ${problem ?? `${remark}${remarks}`}\n`);
+  }
+  const count = (inspections: readonly Inspection[]) =>
+    inspections.filter(({ problem }) => problem !== undefined).length;
   const unusable = [
-    ...describeCount(
-      await checkDirectory(configuration, io),
-      'host of the directory',
-      'hosts of the directory',
-    ),
-    ...describeCount(
-      await checkIdentityProviders(configuration, io),
-      'identity provider',
-      'identity providers',
-    ),
+    ...describeCount(count(hosts), 'host of the directory', 'hosts of the directory'),
+    ...describeCount(count(providers), 'identity provider', 'identity providers'),
   ];
   if (unusable.length > 0) {
     throw new CommandError(exitCodes.unavailable, `${unusable.join(' and ')} cannot be used`);
@@ -56,22 +56,32 @@ function describeCount(count: number, one: string, several: string): string[] {
   return [count === 1 ? `one ${one}` : `${count} ${several}`];
 }
 
-/** Counts the hosts that cannot be used. */
-async function checkDirectory({ server }: Configuration, io: CommandIo): Promise<number> {
-  if (server.Directory === undefined) return 0;
+/** What was found of somebody whom the server needs. */
+export interface Inspection {
+  readonly name: string;
+  /** Why it cannot be used. */
+  readonly problem?: string | undefined;
+  /** What it does, where it can. */
+  readonly remark?: string;
+  readonly warnings?: readonly string[];
+}
+
+/** Signs in to every host of the directory. */
+export async function inspectDirectory({ server }: Configuration, io: CommandIo): Promise<Inspection[]> {
+  if (server.Directory === undefined) return [];
   const log = createLogger({ level: 'silent', format: 'json' });
   const { createDirectory } = await import('../directory/directory.ts');
   const directory = createDirectory(server.Directory, { log, now: io.now });
   const hosts = await directory.inspect();
-  for (const { url, problem } of hosts) {
-    io.stdout.write(`directory ${url}: ${problem ?? 'answers, and finds users'}\n`);
-  }
-  return hosts.filter(({ problem }) => problem !== undefined).length;
+  return hosts.map(({ problem, url }) => ({
+    name: `directory ${url}`,
+    problem,
+    remark: 'answers, and finds users',
+  }));
 }
 
-/** Counts those that cannot be used. */
-
-async function checkIdentityProviders({ providers, server }: Configuration, io: CommandIo): Promise<number> {
+/** Fetches the metadata of every enabled identity provider. */
+export async function inspectIdentityProviders({ providers, server }: Configuration): Promise<Inspection[]> {
   const now = () => Math.floor(Date.now() / 1000);
   const log = createLogger({ level: 'silent', format: 'json' });
   await using outgoing = createOutgoing({
@@ -88,25 +98,23 @@ async function checkIdentityProviders({ providers, server }: Configuration, io: 
     publicUrl: server.PublicUrl,
     key: new Uint8Array(32),
   });
-  let unusable = 0;
+  const inspections: Inspection[] = [];
   for (const provider of providers.values()) {
     if (!provider.Enabled) continue;
+    const name = `identity provider ${provider.Name}`;
     if (provider.Type === 'WsFed' && provider.isOwn && server.Mounts.includes('WsFed')) {
       // It need not run yet.
-      io.stdout.write(`identity provider ${provider.Name}: is the WsFed application of this configuration\n`);
+      inspections.push({ name, remark: 'is the WsFed application of this configuration' });
       continue;
     }
     try {
-      const warnings = await identityProviders.inspect(provider);
-      const remarks = warnings.map((warning) => `, but ${warning}`).join('');
-      io.stdout.write(`identity provider ${provider.Name}: answers${remarks}\n`);
+      inspections.push({ name, remark: 'answers', warnings: await identityProviders.inspect(provider) });
     } catch (err) {
       if (!(err instanceof ServerError)) throw err;
-      unusable += 1;
-      io.stdout.write(`identity provider ${provider.Name}: ${err.message}: ${err.hint}\n`);
+      inspections.push({ name, problem: `${err.message}: ${err.hint}` });
     }
   }
-  return unusable;
+  return inspections;
 }
 
 /** The kinds of config file that there is a schema of. */
