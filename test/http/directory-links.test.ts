@@ -8,6 +8,7 @@ import { domainSid, startActiveDirectory } from '../support/active-directory.ts'
 import { createBrowser, type Page } from '../support/browser.ts';
 import { startSlapd } from '../support/directory.ts';
 import { startOpenIdProvider } from '../support/identity-providers.ts';
+import { startPostgres } from '../support/postgres-server.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
 
@@ -141,10 +142,17 @@ test('who has come by the directory does not come by the verifier, nor the other
   assert.match((await signIn(server, 'dirk@elsewhere', 'x')).back.body, wrong);
 });
 
-for (const isThere of [true, false]) {
+for (const [database, isThere] of [
+  ['SQLite', true],
+  ['SQLite', false],
+  ['PostgreSQL', true],
+  ['PostgreSQL', false],
+] as const) {
   const which = isThere ? 'is there' : 'is new';
-  test(`of two identities of one name that come at once, one gets the account that ${which}, at the most`, async (t) => {
-    const { context } = await startTestServer(t);
+  test(`of two identities of one name that come at once, one gets the account that ${which}, at the most: ${database}`, async (t) => {
+    const postgres = database === 'SQLite' ? undefined : await startPostgres(t);
+    const Database = postgres && { Client: 'postgresql', Connection: { plain: postgres.connection } };
+    const { context } = await startTestServer(t, { server: { ...(Database && { Database }) } });
     const source = {
       ...{ Name: 'directory', Type: 'WsFed' as const, UserNameClaims: ['username'], Domains: [] },
       ...{ AllowedAccounts: [], ProvisionAccounts: true, ClaimMapping: {} },
