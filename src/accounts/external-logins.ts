@@ -183,7 +183,8 @@ export function createExternalLogins({
       const rows = await db<Row>(`${table} as login`)
         .select('login.issuer', 'login.subject', 'login.checkedAt')
         .innerJoin('OidcUser as user', 'user.normalizedName', 'login.normalizedName')
-        .where({ 'login.normalizedName': accountName.toLowerCase(), 'user.passwordHash': null });
+        .where({ 'login.normalizedName': accountName.toLowerCase(), 'user.passwordHash': null })
+        .whereNot({ 'login.provider': unconfirmed });
       return rows.map(({ issuer, subject, checkedAt }) => ({
         issuer: String(issuer),
         subject: String(subject),

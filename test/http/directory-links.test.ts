@@ -67,6 +67,19 @@ async function startVerifier(t: TestContext, answer: (name: string, password: st
   return { asked, settings: { Url, Secret: { plain: 'Verifier-secret-1' }, Timeout: 1 } };
 }
 
+test('a link that was never confirmed speaks for nobody, and does not stand in the way of its own identity', async (t) => {
+  const slapd = await startSlapd(t);
+  await slapd.addPerson({ uid: 'dora' });
+  const server = await startTestServer(t, { server: { Directory: slapd.settings() } });
+  assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+  const { knex } = server.context.db;
+  // As a server leaves it that ends in the middle.
+  await knex('OidcUserLogin').update({ provider: '' });
+  assert.deepEqual(await server.context.externalLogins.findLinks('dora'), []);
+  assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+  assert.equal((await server.context.externalLogins.findLinks('dora')).length, 1);
+});
+
 test('a sign-in that is refused since the account has a password of its own opens no way by Windows', async (t) => {
   const directory = await startActiveDirectory(t);
   await directory.addUser('alice', { rid: 1001 });

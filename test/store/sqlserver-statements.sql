@@ -100,7 +100,7 @@ insert into [postern].[OidcUserLogin] ([createdAt], [id], [issuer], [normalizedN
 select [id], [issuer], [subject] from [postern].[OidcUserLogin] where [normalizedName] = @p0;
 delete from [postern].[OidcUserLogin] where [id] in (@p0);select @@rowcount;
 update [postern].[OidcUserLogin] set [provider] = @p0 where [id] = @p1 and [normalizedName] = @p2;select @@rowcount;
-select [login].[issuer], [login].[subject], [login].[checkedAt] from [postern].[OidcUserLogin] as [login] inner join [postern].[OidcUser] as [user] on [user].[normalizedName] = [login].[normalizedName] where [login].[normalizedName] = @p0 and [user].[passwordHash] is null;
+select [login].[issuer], [login].[subject], [login].[checkedAt] from [postern].[OidcUserLogin] as [login] inner join [postern].[OidcUser] as [user] on [user].[normalizedName] = [login].[normalizedName] where [login].[normalizedName] = @p0 and [user].[passwordHash] is null and not [login].[provider] = @p1;
 update [postern].[OidcUserLogin] set [checkedAt] = @p0 where [id] = @p1;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [id] = @p0 and [provider] = @p1;select @@rowcount;
