@@ -50,6 +50,13 @@ function watchNew(t: TestContext, onChange: () => Promise<void> | void = () => {
 }
 
 const changes: readonly { name: string; change: (directory: string) => void }[] = [
+  ...['providers', 'relying-parties', 'resources'].map((folder) => ({
+    name: `a new file in ${folder}`,
+    change(d: string) {
+      mkdirSync(join(d, folder));
+      writeFileSync(join(d, folder, 'n.json'), '{}');
+    },
+  })),
   {
     name: 'a written client',
     change: (d) => writeFileSync(join(d, 'clients', 'a.json'), '{ "Enabled": false }'),
@@ -66,13 +73,6 @@ const changes: readonly { name: string; change: (directory: string) => void }[] 
     change(d) {
       writeFileSync(join(d, 'clients', '.a.json.swp'), '{ "Enabled": false }');
       renameSync(join(d, 'clients', '.a.json.swp'), join(d, 'clients', 'a.json'));
-    },
-  },
-  {
-    name: 'a file in a folder that was not there',
-    change(d) {
-      mkdirSync(join(d, 'providers'));
-      writeFileSync(join(d, 'providers', 'p.json'), '{}');
     },
   },
   {
