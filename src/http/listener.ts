@@ -3,13 +3,24 @@ import { readFileSync, statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type ServerOptions } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as letOthersRun, setTimeout as sleep } from 'node:timers/promises';
 import type { SecureContextOptions } from 'node:tls';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** How long a stop waits for the rest of a request. */
 const bodyPatienceMs = 5_000;
+/** How long a stop looks for a moment in which nothing waits to be accepted, and how short such a moment is. */
+const takingInMs = 1_000;
+const quietTurnMs = 0.2;
+/** How long a stop waits for the first request of a connection: proxies send it as soon as they are connected. */
+const firstRequestPatienceMs = 1_000;
+/**
+ * How long a connection may be idle. Longer than proxies keep theirs (nginx and the load balancers of the clouds 60
+ * seconds), so that it is they who close it: a request that meets our closing is lost, since a proxy must not repeat
+ * a POST that it has sent (RFC 9110 section 9.2.2). After Node's own 5 seconds it would be we, all day long.
+ */
+const keepAliveMs = 75_000;
 /** How often the files of a certificate are looked at. */
 const certificatePollMs = 2_000;
 /** Node's own limit, of all headers together, in bytes. */
@@ -47,6 +58,12 @@ export interface Listener extends AsyncDisposable {
  * Listens and resolves when it does. Disposing takes no more connections, lets the requests in flight finish,
  * and waits for nobody who only keeps a connection open.
  *
+ * What is in flight at that moment, seen from a proxy, is more than what has come to us. Connections wait in the
+ * kernel to be accepted, and requests in those that were accepted to be read: closing would reset both. So the delay
+ * comes first, in which each answer ends its connection, then what waits is taken in, then no more is accepted, and
+ * connections that are new get the time to send their request. What remains are connections that nobody has used
+ * for the whole delay.
+ *
  * @throws {ServerError} ERR_LISTEN_FAILED; ERR_KEY_UNUSABLE for the files of TLS
  */
 export async function openListener(
@@ -60,17 +77,33 @@ export async function openListener(
     timeoutMs = 25_000,
   }: ListenerOptions = {},
 ): Promise<Listener> {
-  const options = { maxHeaderSize: maxHeaderBytes };
+  const options = { maxHeaderSize: maxHeaderBytes, keepAliveTimeout: keepAliveMs };
   const server = Tls === undefined ? createServer(options, serve) : createTls(Tls, options, serve);
+  const connections = new Set<Socket>();
+  /** Without a request yet. */
+  const fresh = new Set<Socket>();
+  /** Between two requests. */
   const idle = new Set<Socket>();
   const busy = new Map<Socket, IncomingMessage>();
   let phase: 'closing' | 'open' | 'stopping' = 'open';
+  /** Connections and requests, ever. */
+  let arrivals = 0;
+  server.on('connection', (socket: Socket) => {
+    arrivals += 1;
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
   server.on(Tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
-    idle.add(socket);
-    socket.once('close', () => idle.delete(socket));
+    fresh.add(socket);
+    socket.once('close', () => {
+      fresh.delete(socket);
+      idle.delete(socket);
+    });
   });
   server.on('request', (request, response) => {
     const { socket } = request;
+    arrivals += 1;
+    fresh.delete(socket);
     idle.delete(socket);
     busy.set(socket, request);
     if (phase !== 'open') response.setHeader('Connection', 'close');
@@ -106,23 +139,44 @@ export async function openListener(
       phase = 'stopping';
       onStopping();
       if (delayMs > 0) await sleep(delayMs);
+      await takeInWaiting(() => arrivals);
+      // Before the listener, which would do it itself, and look away meanwhile.
+      for (const socket of idle) socket.destroy();
+      await takeInWaiting(() => arrivals);
       phase = 'closing';
       const closed = new Promise<void>((resolve) => {
         server.close(() => resolve());
       });
       for (const socket of idle) socket.destroy();
       const patience = [
+        setTimeout(() => fresh.forEach((socket) => void socket.destroy()), firstRequestPatienceMs),
         // Who has not sent the whole request by then is not waited for, and in the end nobody is.
         setTimeout(
           () => busy.forEach((request, socket) => void (request.complete || socket.destroy())),
           Math.min(bodyPatienceMs, timeoutMs),
         ),
-        setTimeout(() => server.closeAllConnections(), timeoutMs),
+        setTimeout(() => connections.forEach((socket) => void socket.destroy()), timeoutMs),
       ];
       await closed;
       for (const timer of patience) clearTimeout(timer);
     },
   };
+}
+
+/**
+ * Resolves at the end of a turn of the event loop in which nothing has arrived and nothing was done. What comes
+ * between Node's look at the listener and the end of the turn is not seen: under load turns are milliseconds, in
+ * which several connections come, and Node accepts one in each.
+ */
+async function takeInWaiting(countArrivals: () => number): Promise<void> {
+  const deadline = performance.now() + takingInMs;
+  for (;;) {
+    const before = countArrivals();
+    const startedAt = performance.now();
+    await letOthersRun();
+    const endedAt = performance.now();
+    if (endedAt > deadline || (countArrivals() === before && endedAt - startedAt < quietTurnMs)) return;
+  }
 }
 
 function createTls(files: TlsFiles, options: ServerOptions, serve: RequestListener) {

@@ -21,12 +21,14 @@ export interface RequestState {
 
 /**
  * Finds out where a request came from: the peer, or what a trusted proxy wrote into `X-Forwarded-For`. Of several
- * addresses there the last that is no trusted proxy's counts: those before it anybody may have written.
+ * addresses there the last that is no trusted proxy's counts: those before it anybody may have written. What others
+ * say in `X-Forwarded-Host` is taken away.
  */
 export function findClientAddress(trustedProxies: readonly string[]): Middleware {
   const trusted = parseHostPatterns(trustedProxies);
   return async function clientAddress(ctx, next) {
     let address = toAddress(ctx.req.socket.remoteAddress ?? '') ?? '';
+    if (!trusted.hasAddress(address)) delete ctx.req.headers['x-forwarded-host'];
     const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
     while (trusted.hasAddress(address)) {
       const before = toAddress(passedOn.pop() ?? '');
