@@ -122,3 +122,22 @@ test('a stop ends requests that never end after ShutdownTimeoutSeconds', async (
   assert.equal((await server.finish()).code, 0);
   assert.ok(performance.now() - startedAt < 5000);
 });
+
+test('a stop waits no longer for a connection that never begins to speak TLS', async (t) => {
+  const port = await findFreePort();
+  const server = await startTestServer(t, {
+    server: {
+      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
+      Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
+      ShutdownTimeoutSeconds: 1,
+    },
+    files,
+  });
+  const { connect: connectPlain } = await import('node:net');
+  const socket = connectPlain(port, '127.0.0.1');
+  socket.on('error', () => {});
+  await sleep(200);
+  const startedAt = performance.now();
+  await server.stop();
+  assert.ok(performance.now() - startedAt < 5000);
+});
