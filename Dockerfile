@@ -18,5 +18,7 @@ RUN mkdir /data && chown node:node /data && ln -s /data data
 USER node
 VOLUME /data
 EXPOSE 5080
-HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["node", "-e", "fetch('http://127.0.0.1:5080/').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
+# Where Management is configured, "http://127.0.0.1:<its port>/health/ready" tells more.
+ENV HEALTH_URL=http://127.0.0.1:5080/
+HEALTHCHECK --interval=30s --timeout=10s --start-period=20s --retries=3 CMD ["node", "-e", "fetch(process.env.HEALTH_URL).then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 CMD ["node", "bin/postern.js", "start"]

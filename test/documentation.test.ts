@@ -1,10 +1,13 @@
 /** Holds the documents to the code: what is written down exists, and what exists is written down. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { parse } from 'jsonc-parser';
 import { configurationReference, jsonSchemas } from '../src/config/documentation.ts';
+import { loadConfiguration } from '../src/config/load.ts';
+import { toDatabaseTarget, toKnexConfig } from '../src/store/database.ts';
+import { prepareConfiguration } from './support/start-server.ts';
 
 interface PackageManifest {
   scripts: Record<string, string>;
@@ -155,3 +158,35 @@ test("the container's server.json differs from the shipped one in where it liste
 
   assert.deepEqual(shared('deploy/docker/server.json'), shared('config/server.json'));
 });
+
+for (const file of [
+  'deploy/docker/server.json',
+  'deploy/docker/production/server.postgres.json',
+  'deploy/docker/production/server.sqlserver.json',
+  'deploy/kubernetes/server.json',
+]) {
+  test(`${file} is a server.json that the server takes`, async (t) => {
+    const { configDirectory, folder } = await prepareConfiguration(t);
+    mkdirSync(join(folder, 'certs'));
+    for (const name of ['oidc', 'wsfed']) {
+      copyFileSync(join(root, 'test/fixtures/signing-key.pem'), join(folder, `certs/${name}.key`));
+      copyFileSync(join(root, 'test/fixtures/signing-certificate.pem'), join(folder, `certs/${name}.crt`));
+    }
+    for (const name of ['database.crt', 'database-ca.pem']) {
+      copyFileSync(join(root, 'test/fixtures/tls/root.pem'), join(folder, 'certs', name));
+    }
+    writeFileSync(join(configDirectory, 'server.json'), read(file));
+    if (!/"Environment": "Development"/.test(read(file))) {
+      for (const name of ['accounts.json', 'clients', 'resources', 'providers'])
+        rmSync(join(configDirectory, name), { recursive: true });
+    }
+    const env = {
+      POSTERN_COOKIE_KEY: 'a key for cookies that is long enough',
+      POSTERN_DATABASE: 'postgresql://postern:secret@db.example.com/postern',
+      POSTGRES_CONNECTION: 'postgresql://postern:secret@postgres/postern',
+      SQLSERVER_CONNECTION: 'Server=sqlserver,1433;Database=postern;User Id=postern;Password=secret',
+    };
+    const { server } = await loadConfiguration(configDirectory, { env });
+    await toKnexConfig(toDatabaseTarget(server));
+  });
+}

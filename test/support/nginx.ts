@@ -39,8 +39,8 @@ export async function startNginx(
   fill('sso.example.com', 'localhost');
   fill('listen 443 ', `listen ${port} `);
   fill('listen 80;', `listen ${plainPort};`);
-  fill('10.0.0.11:5080', `127.0.0.1:${nodePorts[0]}`);
-  fill('10.0.0.12:5080', `127.0.0.1:${nodePorts[1]}`);
+  fill('postern-1:5080', `127.0.0.1:${nodePorts[0]}`);
+  fill('postern-2:5080', `127.0.0.1:${nodePorts[1]}`);
   writeFileSync(at('postern.conf'), recipe);
 
   const temporary = ['client_body', 'proxy', 'fastcgi', 'scgi', 'uwsgi'].map(
