@@ -15,7 +15,7 @@ import { createStanding } from './accounts/standing.ts';
 import { type Configuration, federationMetadataPath, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
-import { ConfigurationError } from './errors.ts';
+import { ConfigurationError, ServerError } from './errors.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
 import { createOutgoing } from './federation/outgoing.ts';
@@ -122,6 +122,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   metrics.watchPool(() => db.pool);
   for (const { expiresAt, property } of certificatesOf(keys, samlKey)) {
     metrics.setCertificateEnd(property, expiresAt);
+    if (settings.RefuseExpiredCertificates && expiresAt < now()) {
+      throw new ServerError('ERR_KEY_UNUSABLE', `the certificate of ${property} has ended`, {
+        hint: 'RefuseExpiredCertificates is true; with false the server would start',
+      });
+    }
   }
   const assets = createAssets(configuration);
   const outgoing = starting.use(

@@ -456,6 +456,10 @@ export const ServerSettings = z.strictObject({
       description:
         'The key that the WsFed application signs with, the same on every node. Required outside Development where WsFed is among Mounts. Relying parties pin it: it never renews itself. Files are relative to the folder that contains config/.',
     }),
+  RefuseExpiredCertificates: boolean().default(false).meta({
+    description:
+      'Whether a certificate that has ended stops the start. Otherwise the log says so every day, and the server starts: a restart must not become an outage.',
+  }),
   CookieKeys: z.array(SecretReference).min(1).optional().meta({
     description:
       'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',

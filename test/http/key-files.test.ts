@@ -191,6 +191,20 @@ test('an algorithm without a key, and a key of another kind, are refused by name
   );
 });
 
+test('a certificate that has ended is an error in the log, and stops the start where it is asked to', async (t) => {
+  const keys = makeKeys(t);
+  const own = keys.make('own');
+  const later = () => Math.floor(Date.now() / 1000) + 401 * 86_400;
+  const settings = { OidcSigningCertificate: own, ...cookieKeys };
+  const server = await startTestServer(t, { server: settings, now: later });
+  const said = server.logged.find(({ msg }) => String(msg).startsWith('a certificate has ended'));
+  assert.deepEqual([said?.level, said?.certificate], ['error', 'OidcSigningCertificate']);
+  await assert.rejects(
+    startTestServer(t, { server: { ...settings, RefuseExpiredCertificates: true }, now: later }),
+    /the certificate of OidcSigningCertificate has ended/,
+  );
+});
+
 test('a key is exchanged for the next without one failed verification', async (t) => {
   const keys = makeKeys(t);
   const [first, second] = [keys.make('first'), keys.make('second')];
