@@ -205,6 +205,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     windowsLogin,
     negotiate,
   });
+  // Before the listener, so that a stop begins there and does not wait for a statement of theirs first.
+  starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
   let isStopping = false;
   if (settings.Management !== undefined) {
     const management = serveManagement({ metrics, ping: () => db.ping(), isStopping: () => isStopping });
@@ -224,7 +226,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     }),
   );
   starting.use(watchCertificates({ log, now }, certificatesOf(keys, samlKey)));
-  starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
 
   async function reload(): Promise<boolean> {
     try {

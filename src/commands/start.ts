@@ -5,7 +5,7 @@ import { verifySecret } from '../provider/client-authentication.ts';
 import { type RunningServer, startServer } from '../server.ts';
 import { exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
-import { isFurtherWorker, isSupervisor, superviseWorkers } from './workers.ts';
+import { isFurtherWorker, isSupervisor, reportServing, superviseWorkers } from './workers.ts';
 
 /** Ctrl+C reaches a whole group of processes, and npm hands it on besides: within this time it is one request. */
 const repeatMs = 1000;
@@ -41,6 +41,7 @@ export async function start(directory: string, io: CommandIo): Promise<void> {
     now: io.now,
   });
   using _reloading = io.onReload(() => void server.reload());
+  reportServing();
   if (!isFurtherWorker()) io.stdout.write(describeStart(server, io.now()));
   await stopRequest;
 }

@@ -6,10 +6,10 @@ import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 
 /** What we and our workers say to each other. */
-type Message = 'stop' | 'reload' | { readonly readMetrics: number; readonly text?: string };
+type Message = 'serving' | 'stop' | 'reload' | { readonly readMetrics: number; readonly text?: string };
 
-/** A worker that dies is replaced, but not faster than this. */
-const restartPauseMs = 1000;
+/** A worker that dies is replaced after a pause, which grows while those that take its place die as well. */
+const restartPauseMs = { least: 1000, most: 30_000 };
 
 /**
  * Runs as many workers as asked for until told to stop, and replaces those that die.
@@ -27,31 +27,36 @@ export async function superviseWorkers(
   const { AggregatorRegistry } = await import('prom-client');
   const metrics = new AggregatorRegistry();
   const serving = new Set<Worker>();
+  /** Once they have all served, nothing that one of them meets stops the others. */
+  let haveServed = false;
+  let pauseMs = restartPauseMs.least;
   let isStopping = false;
 
   const fork = () => {
     const worker = cluster.fork();
-    worker.on('listening', () => {
-      serving.add(worker);
-      // It was not there yet to hear of it.
-      if (isStopping) worker.send('stop' satisfies Message);
-    });
     worker.on('message', async (message: Message) => {
+      if (message === 'serving') {
+        serving.add(worker);
+        haveServed ||= serving.size === count;
+        pauseMs = restartPauseMs.least;
+        // It was not there yet to hear of it.
+        if (isStopping) worker.send('stop' satisfies Message);
+      }
       // The library sends messages of its own on the same way.
       if (typeof message !== 'object' || message.readMetrics === undefined) return;
       const text = await metrics.clusterMetrics().catch(() => '');
       if (worker.isConnected()) worker.send({ readMetrics: message.readMetrics, text } satisfies Message);
     });
     worker.once('exit', async (code, signal) => {
-      const served = serving.delete(worker);
+      serving.delete(worker);
       if (isStopping) return;
-      // Who ends by itself before it serves would do so again.
-      if (!served && code !== null) {
+      if (!haveServed && code !== null) {
         giveUp(code || exitCodes.failure);
         return;
       }
       log.error({ worker: worker.id, exitCode: code, signal }, 'worker died; another one takes its place');
-      await sleep(restartPauseMs);
+      await sleep(pauseMs);
+      pauseMs = Math.min(pauseMs * 2, restartPauseMs.most);
       if (!isStopping) fork();
     });
   };
@@ -81,6 +86,11 @@ export async function superviseWorkers(
   );
   clearTimeout(impatience);
   if (code !== undefined) throw new CommandError(code, 'a worker could not start; what it said is above');
+}
+
+/** Tells whoever supervises this process that it serves; nothing where nobody does. */
+export function reportServing(): void {
+  cluster.worker?.send('serving' satisfies Message);
 }
 
 /** Whether this process is one of several, and not the first of them. */

@@ -51,7 +51,7 @@ export type DatabaseTarget =
       readonly connection: string;
       /** The schema that holds our tables and nothing else. */
       readonly schema: string;
-      /** Absolute path of the certificates that the server's may be from, beside those of the system. */
+      /** Absolute path of the certificates that the server's may be from, in place of those that Node knows. */
       readonly caFile?: string | undefined;
       /** Connections at once. */
       readonly poolSize: number;

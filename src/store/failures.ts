@@ -48,15 +48,30 @@ function isBusy(errcode: unknown): boolean {
 /** Numbers of SQL Server for a server that is there and cannot serve: full, read-only, busy, or moving elsewhere. */
 const sqlServerUnable: ReadonlySet<unknown> = new Set([
   233, // the connection was ended by the server
+  596, // the session was killed
   601, // a read was interrupted
   701, // out of memory
+  802,
+  824, // an error of the disk
+  922,
+  942,
+  952, // the database is being recovered, or offline
+  976,
+  983,
+  988, // an availability group is moving
+  1204, // no more locks
   945, // the database cannot be opened
   1105, // the file group is full
   1222, // lock request time-out
   3906, // the database is read-only
   4060, // the database cannot be opened by this login
+  6005, // shutting down
+  8645, // no memory for the query in time
   9001, // the log is not available
   9002, // the log is full
+  10928,
+  10929, // Azure SQL: too many at once
+  17142, // paused
   18456, // login failed
   40197,
   40501,
@@ -74,21 +89,27 @@ const sqliteUnable: ReadonlySet<number> = new Set([
   14, // SQLITE_CANTOPEN
 ]);
 
+/** Codes of sockets and of names, and those of tedious that mean as much. */
+const unreachable: ReadonlySet<string> = new Set([
+  ...['ECONNREFUSED', 'ECONNRESET', 'ECONNABORTED', 'EHOSTUNREACH', 'EHOSTDOWN', 'ENETUNREACH', 'ENETDOWN'],
+  ...['EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', 'EACCES'],
+  ...['ECLOSE', 'EINSTLOOKUP', 'ELOGIN', 'ESOCKET', 'ETIMEOUT', 'ECONNCLOSED', 'ENOTOPEN'],
+]);
+
 /** True where it is the database that fails, and not the statement: the same statement may succeed in a while. */
 function isUnavailable(err: unknown): boolean {
   const { code, errcode, number } = err as DriverError;
   if (typeof errcode === 'number') return isBusy(errcode) || sqliteUnable.has(errcode % 256);
   if (typeof number === 'number') return sqlServerUnable.has(number);
   if (typeof code !== 'string') {
-    return /^Connection terminated|timeout expired|Client has encountered a connection error/.test(
+    return /^Connection terminated|timeout expired|Client (has encountered a connection error|was closed)/.test(
       err instanceof Error ? err.message : '',
     );
   }
   // PostgreSQL's classes: connection, resources (disk full, too many connections), given up or shutting down (57),
   // the system itself; and read-only.
   if (/^[0-9A-Z]{5}$/.test(code)) return /^(08|53|57|58)/.test(code) || code === '25006';
-  // Of sockets, and of tedious.
-  return /^E[A-Z]+$/.test(code);
+  return unreachable.has(code);
 }
 
 /** The error for everybody above: the cause is for the log. */
@@ -132,9 +153,10 @@ export async function runBounded<Answer>(
       return await (timeoutMs === undefined ? run() : inTime(run, timeoutMs, kill));
     } catch (err) {
       const hasTime = timeoutMs === undefined || performance.now() - startedAt < timeoutMs;
-      const isLast = isBusy((err as DriverError).errcode) ? !hasTime : attempt > retries;
+      const isLast = !hasTime || (!isBusy((err as DriverError).errcode) && attempt > retries);
       if (isVictim(err) && !isInTransaction && !isLast) await sleep(5 + Math.random() * 20);
-      else if (isUnavailable(err)) throw databaseUnavailable(err);
+      // One that never wins finds the database too busy.
+      else if (isUnavailable(err) || (isVictim(err) && !isInTransaction)) throw databaseUnavailable(err);
       else throw err;
     }
   }

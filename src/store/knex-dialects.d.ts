@@ -44,6 +44,7 @@ declare module 'knex/lib/dialects/mssql/index.js' {
     ): EventEmitter & { setTimeout(ms: number | undefined): void };
     _assignBindings(request: EventEmitter, bindings: readonly unknown[] | undefined): void;
     _typeForBinding(binding: unknown): readonly [unknown, unknown];
+    _setReqInput(request: object, index: number, binding: unknown): void;
   }
 }
 

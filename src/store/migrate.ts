@@ -90,7 +90,7 @@ export async function migrate({
       'ERR_SCHEMA_BEHIND',
       `the database lacks the migrations ${names}, and its login may not apply them`,
       {
-        hint: 'run "postern migrate --script" and give what it writes to whoever administers the database',
+        hint: 'run "postern migrate --script" and give what it writes to whoever administers the database; where that was done already, the login has no rights on the schema: the script ends with them',
         cause: err,
       },
     );
@@ -125,17 +125,23 @@ async function apply(
 
   const applied: string[] = [];
   for (const [name, migration] of pending) {
+    let isTaken = false;
     try {
       await knex.transaction(async (transaction) => {
         if (knex.client.dialect === 'postgresql') await transaction.raw('set local statement_timeout = 0');
         // The record comes first: of two nodes that start together one waits here and then sees the other's.
-        await transaction(migrationTable).insert({ name, appliedAt: now() });
+        await transaction(migrationTable)
+          .insert({ name, appliedAt: now() })
+          .catch((err: unknown) => {
+            isTaken = isUniqueViolation(err);
+            throw err;
+          });
         await migration.up(transaction as unknown as Knex);
       });
       applied.push(name);
       log.info({ migration: name }, 'migration applied');
     } catch (err) {
-      if (!isUniqueViolation(err)) throw err;
+      if (!isTaken) throw err;
     }
   }
   return applied;
@@ -157,7 +163,9 @@ function quote(knex: Knex, name: string): string {
 /** PostgreSQL insufficient_privilege, and SQL Server's words for a missing permission on a database, a schema or an object. */
 function isDenied(err: unknown): boolean {
   const { code, number } = err as { code?: unknown; number?: unknown };
-  return code === '42501' || [229, 230, 262, 297, 2759, 2760, 15151, 15247].includes(number as number);
+  return (
+    code === '42501' || [229, 230, 262, 297, 1088, 2759, 2760, 4902, 15151, 15247].includes(number as number)
+  );
 }
 
 /** The database may be the old application's, with a table of our name: we never touch it. */

@@ -55,19 +55,29 @@ export function toPostgresqlConnection(
   if (unknown !== undefined) {
     throw refuse(`has the parameter ${unknown}; known are ${[...knownParameters].join(', ')}`);
   }
-  const host = url.searchParams.get('host') ?? decodeURIComponent(url.hostname).replace(/^\[(.*)\]$/, '$1');
+  const decode = (text: string) => {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      throw refuse('has a % that stands for nothing; write %25 for it');
+    }
+  };
+  const host = url.searchParams.get('host') ?? decode(url.hostname).replace(/^\[(.*)\]$/, '$1');
+  if (host.includes(',')) throw refuse('names several hosts; name one, such as that of a proxy');
   const mode = url.searchParams.get('sslmode');
-  const isLocal = host.startsWith('/') || /^(localhost|127(\.\d+){3}|::1)$/.test(host);
-  if (!isLocal && mode !== null && mode !== 'verify-full') {
-    throw refuse(`has sslmode=${mode}; over a network only verify-full is used`);
+  const isLocal = host.startsWith('/') || /^(localhost|127(\.\d+){3}|::1)$/i.test(host);
+  if (mode !== null && mode !== 'verify-full' && !(isLocal && mode === 'disable')) {
+    throw refuse(
+      `has sslmode=${mode}; over a network only verify-full is used, on this machine disable as well`,
+    );
   }
   const isEncrypted = !isLocal || mode === 'verify-full';
   return {
     host,
     port: url.port === '' ? 5432 : Number(url.port),
-    database: decodeURIComponent(url.pathname.slice(1)),
-    user: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
+    database: decode(url.pathname.slice(1)),
+    user: decode(url.username),
+    password: decode(url.password),
     application_name: url.searchParams.get('application_name') ?? 'postern',
     connectionTimeoutMillis: timeoutMs,
     statement_timeout: timeoutMs,

@@ -125,6 +125,9 @@ test('connections go over TLS with a verified certificate, but on this machine',
     ['postgresql://u:secret@db.example.com/x?options=-c', /has the parameter options/],
     ['postgresql://u:secret@db.example.com/', /is no URL/],
     ['host=db user=u password=secret', /is no URL/],
+    ['postgresql://u:secret@localhost/x?sslmode=require', /only verify-full/],
+    ['postgresql://u:secret@db1,db2/x', /is no URL|several hosts/],
+    ['postgresql://u:secret%@localhost/x', /%25/],
   ] as const) {
     assert.throws(
       () => read(url),

@@ -24,10 +24,10 @@ export async function startPostgres(t: TestContext): Promise<PostgresServer> {
   const home = mkdtempSync(join(tmpdir(), 'postern-pg-'));
   // It does not run as root.
   const isRoot = process.getuid?.() === 0;
-  const asOwner = isRoot ? ['runuser', '-u', 'postgres', '--'] : [];
+  const asOwner = isRoot ? [requireCommand(t, 'runuser', 'util-linux'), '-u', 'postgres', '--'] : [];
   if (isRoot) {
-    const uid = Number(execFileSync('id', ['-u', 'postgres'], { encoding: 'utf8' }));
-    chownSync(home, uid, -1);
+    const [, uid = ''] = /^postgres:[^:]*:(\d+):/m.exec(readFileSync('/etc/passwd', 'utf8')) ?? [];
+    chownSync(home, Number(uid), -1);
   }
   chmodSync(home, 0o700);
   const run = (...parts: string[]) => {
