@@ -34,6 +34,8 @@ const web = {
   redirectUri: 'https://web.example.com/callback',
   scope: 'openid profile offline_access intelligence_web_api',
 };
+/** Of the cookies, and of the proxy that may say who the user is. */
+const sharedKey = 'a key for cookies that every node has';
 const shipped = ['batch', 'batch-ref', 'desk', 'mi-legacy', 'miClient', 'mvc', 'spa'];
 
 interface Node {
@@ -60,11 +62,11 @@ async function prepareNode(
       Database: { Client: 'postgresql', Connection: { env: 'DATABASE' } },
       OidcSigningCertificate: { CertificateFile: 'certs/oidc.crt', KeyFile: 'certs/oidc.key' },
       WsFedSigningCertificate: { CertificateFile: 'certs/wsfed.crt', KeyFile: 'certs/wsfed.key' },
-      CookieKeys: [{ env: 'COOKIE_KEY' }],
+      CookieKeys: [{ env: 'SHARED_KEY' }],
       ShutdownDelaySeconds: 3,
       EnableWindowsLogin: true,
       WindowsLogin: {
-        Header: { Secrets: [{ env: 'COOKIE_KEY' }], From: ['127.0.0.1'] },
+        Header: { Secrets: [{ env: 'SHARED_KEY' }], From: ['127.0.0.1'] },
         Networks: ['127.0.0.2'],
       },
       Log: { Format: 'json' },
@@ -97,7 +99,7 @@ async function prepareNode(
     relyingParties: { Portal: { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/signin'] } },
   });
   rmSync(join(installation.folder, 'config', 'accounts.json'));
-  const env = { DATABASE: connection, COOKIE_KEY: 'a key for cookies that every node has' };
+  const env = { DATABASE: connection, SHARED_KEY: sharedKey };
   let program: RunningProgram;
   const isReady = () =>
     fetch(`http://127.0.0.1:${management}/health/ready`).then(
@@ -382,6 +384,21 @@ test('two nodes behind nginx over one PostgreSQL', { timeout: 240_000 }, async (
       assert.equal(await direct('127.0.0.3', '127.0.0.2'), false, 'not a proxy');
     },
   );
+
+  await t.test('who the user is, nobody can say through nginx, not even with the secret', async () => {
+    const path = `/SPSSMR/WsFed/WinLogin?${new URLSearchParams({ wa: 'wsignin1.0', wtrealm: 'urn:portal' })}`;
+    const headers = {
+      host: new URL(origin).host,
+      'x-forwarded-for': '127.0.0.2',
+      'x-remote-user': 'alice',
+      'x-remote-secret': sharedKey,
+    };
+    const from = { localAddress: '127.0.0.2', host: '127.0.0.1', servername: 'localhost' };
+    const challenged = await send(origin + path, { ...from, headers });
+    assert.deepEqual([challenged.statusCode, challenged.headers['www-authenticate']], [401, 'Negotiate']);
+    const signedIn = await send(at(a, origin + path), { headers });
+    assert.match(signedIn.text, /name="wresult"/, 'as a proxy would say it');
+  });
 
   await t.test('the name in Host decides no URL, through nginx or at a node', async () => {
     const discovery = '/SPSSMR/Oidc/.well-known/openid-configuration';
