@@ -1,8 +1,10 @@
 /** Several processes on one listener: they serve together, stop together, and stand in for each other. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { startPostgres } from '../support/postgres-server.ts';
 import { basic, post } from '../support/sign-in.ts';
 import { findFreePort } from '../support/start-server.ts';
 import { install } from './postern.ts';
@@ -64,11 +66,40 @@ test('workers share the listener and the tokens, and one that dies is replaced',
 });
 
 test('a worker that cannot start ends them all, with its exit code', { timeout: 120_000 }, async (t) => {
-  const installation = await install(t, { server: { Workers: 2 } });
-  const blocker = installation.spawn(['start']);
-  await blocker.waitFor(/listening/);
+  const management = await findFreePort();
+  const installation = await install(t, { server: { Workers: 2, Management: { Port: management } } });
+  // Its port alone is taken; the other listener opens.
+  const blocker = createServer();
+  await new Promise<void>((resolve) => blocker.listen(installation.port, '127.0.0.1', resolve));
+  t.after(() => blocker.close());
   const server = installation.spawn(['start']);
   const { code, stderr } = await server.finish();
   assert.notEqual(code, 0);
   assert.match(stderr, /cannot listen/);
+});
+
+test('a worker that dies while the database is away takes nobody with it, and is replaced when it is back', {
+  timeout: 120_000,
+}, async (t) => {
+  const postgres = await startPostgres(t);
+  const installation = await install(t, {
+    server: {
+      Workers: 2,
+      Log: { Format: 'json' },
+      Database: { Client: 'postgresql', Connection: { plain: postgres.connection }, Timeout: 1 },
+    },
+  });
+  const server = installation.spawn(['start']);
+  await until(() => countServing(server.output().stdout) === 2);
+  postgres.stop();
+  const { pid } = server.child;
+  const [first = ''] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ');
+  process.kill(Number(first), 'SIGKILL');
+  await until(() => (server.output().stdout.match(/another one takes its place/g)?.length ?? 0) >= 2);
+  assert.equal((await fetch(`${installation.issuer}/.well-known/jwks`)).status, 200);
+  postgres.start();
+  await until(() => countServing(server.output().stdout) === 3);
+  assert.equal((await token(installation.issuer)).status, 200);
+  server.child.kill('SIGTERM');
+  assert.equal((await server.finish()).code, 0);
 });

@@ -4,6 +4,7 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLogger } from '../../src/log.ts';
 import { openDatabase } from '../../src/store/database.ts';
+import { install } from '../commands/postern.ts';
 import { startPostgres } from '../support/postgres-server.ts';
 import { authorize, basic, mvc, post } from '../support/sign-in.ts';
 import { findFreePort, startTestServer, type TestServer } from '../support/start-server.ts';
@@ -135,6 +136,27 @@ test('a database whose table is locked by somebody holds nobody longer than its 
   assert.equal(Number(rows[0].count), 0);
   await locking;
   await untilAnswered(() => token(server));
+});
+
+test('a stop begins at once, whatever the database is at', async (t) => {
+  const postgres = await startPostgres(t);
+  const installation = await install(t, {
+    server: {
+      ExpiredTokenCleanInterval: 1,
+      Database: { Client: 'postgresql', Connection: { plain: postgres.connection }, Timeout: 8 },
+    },
+  });
+  const server = installation.spawn(['start']);
+  await server.waitFor(/listening/);
+  await sleep(2000);
+  postgres.pause();
+  await sleep(1500);
+  const startedAt = performance.now();
+  server.child.kill('SIGTERM');
+  await server.waitFor(/stopping/);
+  assert.ok(performance.now() - startedAt < 1500);
+  postgres.resume();
+  assert.equal((await server.finish()).code, 0);
 });
 
 test('a disk that is full answers 503, and is written to again when there is room', async (t) => {
