@@ -89,7 +89,10 @@ function createProgram(io: CommandIo): Command {
     .description(
       'read the config files, name everything that is wrong with them, and what is weaker than it should be',
     )
-    .option('--online', 'also fetch the metadata of every identity provider, and sign in to the directory')
+    .option(
+      '--online',
+      'also connect to the database, fetch the metadata of every identity provider, and sign in to the directory',
+    )
     .action((options: { online?: boolean }) => checkConfiguration(directory(), options, io));
   program
     .command('doctor')

@@ -1,23 +1,27 @@
 /** The commands about the config files: checking them, their schemas, and the documents made from the schemas. */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { configurationReference, jsonSchemas } from '../config/documentation.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
-import { ServerError } from '../errors.ts';
+import { isDatabaseUnavailable, ServerError } from '../errors.ts';
 import { createIdentityProviders } from '../federation/identity-providers.ts';
 import { createOpenIdConnect } from '../federation/openid-connect.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
 import { createLogger } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
+import { openDatabase, toDatabaseTarget, toKnexConfig } from '../store/database.ts';
 import { CommandError, describeIssue, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 
 /**
  * Reads every config file and says that all is well, with what is weaker than it should be. With `online` it also
- * fetches the metadata of every enabled identity provider, and signs in to every host of the directory.
+ * connects to the database, fetches the metadata of every enabled identity provider, and signs in to every host of
+ * the directory.
  *
  * @throws {ConfigurationError} with every issue of every file
- * @throws {CommandError} 69 where an identity provider or a host cannot be used
+ * @throws {ServerError} ERR_CONFIG_INVALID for a connection string that the driver does not have
+ * @throws {CommandError} 69 where the database, an identity provider or a host cannot be used
  */
 export async function checkConfiguration(
   directory: string,
@@ -26,7 +30,8 @@ export async function checkConfiguration(
 ): Promise<void> {
   const configuration = await loadConfiguration(directory, io);
   checkEngineClients(configuration);
-  const { clients, deviations, resources } = configuration;
+  const { clients, deviations, resources, server } = configuration;
+  await toKnexConfig(toDatabaseTarget(server));
   if (deviations.length > 0) {
     io.stdout.write(
       `weaker than it should be:\n${deviations.map((issue) => `${describeIssue(issue)}\n`).join('')}`,
@@ -34,15 +39,17 @@ export async function checkConfiguration(
   }
   io.stdout.write(`the configuration is in order: ${clients.size} clients, ${resources.size} resources\n`);
   if (!online) return;
+  const databases = await inspectDatabase(configuration, io);
   const hosts = await inspectDirectory(configuration, io);
   const providers = await inspectIdentityProviders(configuration);
-  for (const { name, problem, remark, warnings = [] } of [...hosts, ...providers]) {
+  for (const { name, problem, remark, warnings = [] } of [...databases, ...hosts, ...providers]) {
     const remarks = warnings.map((warning) => `, but ${warning}`).join('');
     io.stdout.write(`${name}: ${problem ?? `${remark}${remarks}`}\n`);
   }
   const count = (inspections: readonly Inspection[]) =>
     inspections.filter(({ problem }) => problem !== undefined).length;
   const unusable = [
+    ...describeCount(count(databases), 'database', 'databases'),
     ...describeCount(count(hosts), 'host of the directory', 'hosts of the directory'),
     ...describeCount(count(providers), 'identity provider', 'identity providers'),
   ];
@@ -64,6 +71,24 @@ export interface Inspection {
   /** What it does, where it can. */
   readonly remark?: string;
   readonly warnings?: readonly string[];
+}
+
+/** Connects to the database, where there is one yet: the first start makes the file of SQLite. */
+async function inspectDatabase({ server }: Configuration, io: CommandIo): Promise<Inspection[]> {
+  const { Client, File } = server.Database;
+  const name = `database ${Client === 'sqlite' ? File : Client}`;
+  if (Client === 'sqlite' && !existsSync(File)) return [{ name, remark: 'is made by the first start' }];
+  const log = createLogger({ level: 'silent', format: 'json' });
+  try {
+    await using db = await openDatabase({ ...toDatabaseTarget(server), log, now: io.now });
+    const pending = await db.pendingMigrations();
+    const warnings = pending.length === 0 ? [] : [`it lacks the migrations ${pending.join(', ')}`];
+    return [{ name, remark: 'answers', warnings }];
+  } catch (err) {
+    if (!isDatabaseUnavailable(err)) throw err;
+    const { hint, message } = err as ServerError;
+    return [{ name, problem: hint === undefined ? message : `${message}: ${hint}` }];
+  }
 }
 
 /** Signs in to every host of the directory. */

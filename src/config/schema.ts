@@ -403,7 +403,7 @@ export const ServerSettings = z.strictObject({
       }),
       PublishedCertificateFiles: list(text()).default([]).meta({
         description:
-          'PEM files with the certificates of keys that do not sign here and are published all the same: the next one ahead of its time, and the last one while tokens that it signed are good.',
+          'PEM files with the certificates of keys that do not sign here and are published all the same: the next one ahead of its time, and the last one while tokens that it signed are good. A key is published by the name of its certificate, so this does not help for a key that signed without a certificate.',
       }),
     })
     .optional()

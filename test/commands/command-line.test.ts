@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { startSlapd } from '../support/directory.ts';
 import { startOpenIdProvider, startWsFedProvider } from '../support/identity-providers.ts';
+import { findFreePort } from '../support/start-server.ts';
 import { install } from './postern.ts';
 
 test('help names every command and ends well', async (t) => {
@@ -159,6 +160,36 @@ test('check-config --online signs in to every host of the directory, and says wh
   const settings = JSON.parse(await read('config/server.json')) as Record<string, unknown>;
   await write('config/server.json', JSON.stringify({ ...settings, Directory: slapd.settings() }));
   assert.equal((await run(['check-config', '--online'])).code, 0);
+});
+
+test('check-config refuses a connection string that the driver does not have, and --online connects', async (t) => {
+  const { run, write, read } = await install(t);
+  const settings = JSON.parse(await read('config/server.json')) as Record<string, unknown>;
+  const connect = (Client: string, Connection: string) =>
+    write(
+      'config/server.json',
+      JSON.stringify({ ...settings, Database: { Client, Connection: { plain: Connection } } }),
+    );
+
+  assert.match(
+    (await run(['check-config', '--online'])).stdout,
+    /database \S+: is made by the first start\n/,
+  );
+  await connect('postgresql', 'postgresql://postern:hunter2@db.example.com/surveys?sslmode=require');
+  const refused = await run(['check-config']);
+  assert.equal(refused.code, 78);
+  assert.match(refused.stderr, /sslmode=require/);
+  assert.doesNotMatch(refused.stderr, /hunter2/);
+  await connect('sqlserver', 'Server=db;Database=surveys;Integrated Security=true');
+  assert.match((await run(['check-config'])).stderr, /integrated security/);
+
+  await connect('postgresql', `postgresql://postern:hunter2@127.0.0.1:${await findFreePort()}/surveys`);
+  assert.equal((await run(['check-config'])).code, 0);
+  const dead = await run(['check-config', '--online']);
+  assert.equal(dead.code, 69);
+  assert.match(dead.stdout, /database postgresql: .*ECONNREFUSED/);
+  assert.match(dead.stderr, /one database cannot be used/);
+  assert.doesNotMatch(dead.stdout + dead.stderr, /hunter2/);
 });
 
 test('check-config --online says of each identity provider whether it answers, and what is wrong', async (t) => {
