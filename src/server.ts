@@ -33,6 +33,7 @@ import {
   securityHeaders,
   servePublicOrigin,
 } from './http/middleware.ts';
+import { endOf, readCertificateFile } from './keys/key-file.ts';
 import { type FurtherKey, type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
 import { type WatchedCertificate, watchCertificates } from './keys/watch-certificates.ts';
@@ -120,9 +121,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const registry = createRegistry(configuration);
   const metrics = await createMetrics({ isRead: settings.Management !== undefined });
   metrics.watchPool(() => db.pool);
-  for (const { expiresAt, property } of certificatesOf(keys, samlKey)) {
-    metrics.setCertificateEnd(property, expiresAt);
-    if (settings.RefuseExpiredCertificates && expiresAt < now()) {
+  const certificates = certificatesOf(settings, keys, samlKey);
+  for (const { property, readEnd } of certificates) {
+    if (settings.RefuseExpiredCertificates && (readEnd() ?? Number.POSITIVE_INFINITY) < now()) {
       throw new ServerError('ERR_KEY_UNUSABLE', `the certificate of ${property} has ended`, {
         hint: 'RefuseExpiredCertificates is true; with false the server would start',
       });
@@ -225,7 +226,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       },
     }),
   );
-  starting.use(watchCertificates({ log, now }, certificatesOf(keys, samlKey)));
+  starting.use(watchCertificates({ log, metrics, now }, certificates));
 
   async function reload(): Promise<boolean> {
     try {
@@ -321,16 +322,33 @@ export function toKeySource({ server }: Configuration): KeySource {
 }
 
 /** Relying parties pin the certificate of the WsFed application, and need longer for the change. */
-function certificatesOf(keys: SigningKeys, samlKey: SamlSigningKey | undefined): WatchedCertificate[] {
-  const { certificateExpiresAt } = keys;
-  return [
-    ...(certificateExpiresAt === undefined
-      ? []
-      : [{ property: 'OidcSigningCertificate', expiresAt: certificateExpiresAt, warningDays: 30 }]),
-    ...(samlKey === undefined
-      ? []
-      : [{ property: 'WsFedSigningCertificate', expiresAt: samlKey.expiresAt, warningDays: 90 }]),
-  ];
+function certificatesOf(
+  { Listener: { Tls } }: Configuration['server'],
+  keys: SigningKeys,
+  samlKey: SamlSigningKey | undefined,
+): WatchedCertificate[] {
+  const watched: WatchedCertificate[] = keys.certificates.map(({ expiresAt, property }) => ({
+    property,
+    warningDays: 30,
+    readEnd: () => expiresAt,
+  }));
+  if (samlKey !== undefined) {
+    const { expiresAt } = samlKey;
+    watched.push({ property: 'WsFedSigningCertificate', warningDays: 90, readEnd: () => expiresAt });
+  }
+  if (Tls !== undefined) {
+    const { CertificateFile } = Tls;
+    // Read every time: it is renewed in its file. One that cannot be read is the listener's to speak of.
+    const readEnd = () => {
+      try {
+        return endOf(readCertificateFile(CertificateFile));
+      } catch {
+        return undefined;
+      }
+    };
+    watched.push({ property: 'Listener.Tls', warningDays: 30, readEnd });
+  }
+  return watched;
 }
 
 /** Where the keys for further algorithms are. */

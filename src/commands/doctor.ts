@@ -1,9 +1,9 @@
 /** `postern doctor`: what is wrong or weak with an installation, the worst first, each with its remedy. */
-import { X509Certificate } from 'node:crypto';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { type ConfigurationIssue, isDatabaseUnavailable, ServerError } from '../errors.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
+import { endOf, readCertificateFile } from '../keys/key-file.ts';
 import { loadKeys } from '../keys/keys.ts';
 import { loadSamlSigningKey } from '../keys/saml-signer.ts';
 import { createLogger } from '../log.ts';
@@ -89,15 +89,13 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
   };
   if (server.Environment !== 'Development') {
     await attempt(async () => {
-      const { certificateExpiresAt } = await loadKeys(
-        toKeySource(configuration),
-        toFurtherKeys(configuration),
-      );
+      const { certificates } = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
       const remedy =
         'name the next certificate in OidcSigningCertificate.PublishedCertificateFiles, and exchange the keys a day later';
-      const subject = 'the certificate of OidcSigningCertificate';
-      if (certificateExpiresAt === undefined) return [];
-      return examineEnd(certificateExpiresAt, { io, remedy, soon: soonDays.certificate, subject });
+      return certificates.flatMap(({ expiresAt, property }) => {
+        const subject = `the certificate of ${property}`;
+        return examineEnd(expiresAt, { io, remedy, soon: soonDays.certificate, subject });
+      });
     });
     if (server.Mounts.includes('WsFed')) {
       await attempt(async () => {
@@ -111,12 +109,12 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
   }
   const { Tls } = server.Listener;
   if (Tls !== undefined) {
-    const { validTo } = new X509Certificate(readFileSync(Tls.CertificateFile));
-    const remedy = `put a new one into ${Tls.CertificateFile}; it is taken up within seconds`;
-    const subject = 'the certificate of Listener.Tls';
-    findings.push(
-      ...examineEnd(Date.parse(validTo) / 1000, { io, remedy, soon: soonDays.certificate, subject }),
-    );
+    await attempt(async () => {
+      const expiresAt = endOf(readCertificateFile(Tls.CertificateFile));
+      const remedy = `put a new one into ${Tls.CertificateFile}; it is taken up within seconds`;
+      const subject = 'the certificate of Listener.Tls';
+      return examineEnd(expiresAt, { io, remedy, soon: soonDays.certificate, subject });
+    });
   }
   return findings;
 }

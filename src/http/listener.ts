@@ -207,14 +207,19 @@ function renewCertificate(
   const stateOf = () =>
     [files.CertificateFile, files.KeyFile].map((file) => statSync(file).mtimeMs).join(' ');
   let known = stateOf();
+  let saidOf: string | undefined;
   const timer = setInterval(() => {
+    let state = 'unreadable';
     try {
-      const state = stateOf();
+      state = stateOf();
       if (state === known) return;
       server.setSecureContext(readTlsFiles(files));
       known = state;
       log.info({ file: files.CertificateFile }, 'certificate for TLS renewed');
     } catch (err) {
+      // Tried at every look, spoken of once until a file changes again.
+      if (state === saidOf) return;
+      saidOf = state;
       log.error(
         { err, file: files.CertificateFile },
         'the certificate for TLS cannot be renewed; the one in use stays',

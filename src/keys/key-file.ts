@@ -64,6 +64,26 @@ export async function readKeyFile(
   }
 }
 
+/**
+ * Reads a certificate: PEM, DER, or DER in base64.
+ *
+ * @throws {ServerError} ERR_KEY_UNUSABLE
+ */
+export function readCertificateFile(file: string): X509Certificate {
+  try {
+    const content = readFileSync(file);
+    const isBare = content[0] !== 0x30 && !content.includes('-----');
+    return new X509Certificate(isBare ? Buffer.from(content.toString(), 'base64') : content);
+  } catch (cause) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `the certificate ${file} cannot be read`, { cause });
+  }
+}
+
+/** When a certificate ends, in seconds since the epoch. */
+export function endOf({ validTo }: X509Certificate): number {
+  return Math.floor(Date.parse(validTo) / 1000);
+}
+
 function openPem(content: Buffer, passphrase: string | undefined): KeyFile {
   const key = createPrivateKey({ key: content, ...(passphrase === undefined ? undefined : { passphrase }) });
   return { key, certificate: undefined };

@@ -4,7 +4,7 @@
  * In Development they are made at the first start and kept under `data/keys/`, readable by the owner alone.
  * Elsewhere the operator names them, the same on every node; nothing is made up.
  */
-import { createHash, hkdfSync, randomBytes, X509Certificate } from 'node:crypto';
+import { createHash, hkdfSync, randomBytes, type X509Certificate } from 'node:crypto';
 import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
@@ -18,7 +18,7 @@ import {
 } from 'jose';
 import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { readKeyFile } from './key-file.ts';
+import { endOf, readCertificateFile, readKeyFile } from './key-file.ts';
 
 export interface SigningKeys {
   /** The private keys in the engine's form; the first of an algorithm signs. */
@@ -29,8 +29,8 @@ export interface SigningKeys {
   readonly algorithms: readonly SigningAlgorithm[];
   /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`, where RS256 signs them. */
   readonly certificateHeader: { readonly x5t?: string };
-  /** When the certificate of the signing key ends, in seconds since the epoch. */
-  readonly certificateExpiresAt: number | undefined;
+  /** The certificates of the keys that sign, by the property that names each; `expiresAt` in seconds since the epoch. */
+  readonly certificates: readonly { readonly property: string; readonly expiresAt: number }[];
   /** The first signs cookies, all verify them. */
   readonly cookieKeys: readonly string[];
   /** Signs a JWT of ours with the key that signs tokens. */
@@ -63,6 +63,8 @@ export interface FurtherKey {
 /** A key with its name. */
 interface NamedKey {
   readonly algorithm: SigningAlgorithm;
+  /** What names it in `server.json`. */
+  readonly property: string;
   /** Private, with `kid`. */
   readonly jwk: JWK;
   readonly certificate?: X509Certificate | undefined;
@@ -76,13 +78,13 @@ interface NamedKey {
 export async function loadKeys(source: KeySource, further: readonly FurtherKey[] = []): Promise<SigningKeys> {
   const others: NamedKey[] = [];
   for (const [index, key] of further.entries()) {
-    others.push(await loadKey(key, `FurtherSigningKeys[${index}].KeyFile`));
+    others.push(await loadKey(key, `FurtherSigningKeys[${index}]`));
   }
   if (source.kind === 'generated') return loadGenerated(source.folder, others);
 
   const { cookieKeys, publishedFiles, ...files } = source;
-  const main = await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate.KeyFile');
-  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificate(file))));
+  const main = await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate');
+  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificateFile(file))));
   return assemble([main, ...others], cookieKeys, published);
 }
 
@@ -90,14 +92,18 @@ async function loadKey(
   { algorithm, certificateFile, keyFile, passphrase }: FurtherKey,
   property: string,
 ): Promise<NamedKey> {
-  const { key, certificate: own } = await readKeyFile(keyFile, { algorithm, passphrase, property });
-  const certificate = certificateFile === undefined ? own : readCertificate(certificateFile);
+  const { key, certificate: own } = await readKeyFile(keyFile, {
+    algorithm,
+    passphrase,
+    property: `${property}.KeyFile`,
+  });
+  const certificate = certificateFile === undefined ? own : readCertificateFile(certificateFile);
   if (certificate !== undefined && !certificate.checkPrivateKey(key)) {
     throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
   }
   const jwk = await exportJWK(key);
   const kid = certificate === undefined ? await nameKey(jwk) : thumbprintOf(certificate);
-  return { algorithm, jwk: { ...jwk, kid }, certificate };
+  return { algorithm, property, jwk: { ...jwk, kid }, certificate };
 }
 
 /** IdentityServer names a key by its certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7). */
@@ -121,7 +127,7 @@ async function toPublished(certificate: X509Certificate): Promise<JWK> {
 }
 
 /** The public half, in the order in which IdentityServer printed it. */
-function toPublic({ algorithm: alg, certificate, jwk }: NamedKey): JWK {
+function toPublic({ algorithm: alg, certificate, jwk }: Omit<NamedKey, 'property'>): JWK {
   const { kty, kid = '' } = jwk;
   const members = certificate && membersOf(certificate);
   const parts = Object.entries(jwk).filter(([name]) => ['crv', 'x', 'y', 'n', 'e'].includes(name));
@@ -153,7 +159,9 @@ function assemble(
     },
     algorithms: [...new Set(keys.map(({ algorithm }) => algorithm))],
     certificateHeader: certificate === undefined ? {} : { x5t: thumbprintOf(certificate) },
-    certificateExpiresAt: certificate && Math.floor(Date.parse(certificate.validTo) / 1000),
+    certificates: keys.flatMap(({ certificate: one, property }) =>
+      one === undefined ? [] : [{ property, expiresAt: endOf(one) }],
+    ),
     cookieKeys,
     async signJwt(claims, { typ }) {
       signingKey ??= importJWK(jwk, alg);
@@ -168,14 +176,6 @@ async function nameKey(jwk: JWK): Promise<string> {
   return (await calculateJwkThumbprint(jwk)).slice(0, 22);
 }
 
-function readCertificate(file: string): X509Certificate {
-  try {
-    return new X509Certificate(readFileSync(file));
-  } catch (cause) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `the certificate ${file} cannot be read`, { cause });
-  }
-}
-
 async function loadGenerated(folder: string, others: readonly NamedKey[]): Promise<SigningKeys> {
   const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
@@ -185,7 +185,10 @@ async function loadGenerated(folder: string, others: readonly NamedKey[]): Promi
   const cookies = await readOrMake(join(folder, 'cookie-keys.json'), async () => [
     randomBytes(32).toString('base64url'),
   ]);
-  return assemble([{ algorithm: usualAlgorithm, jwk: signing as JWK }, ...others], cookies as string[]);
+  return assemble(
+    [{ algorithm: usualAlgorithm, property: 'OidcSigningCertificate', jwk: signing as JWK }, ...others],
+    cookies as string[],
+  );
 }
 
 /** Reads a JSON file, or makes it where it is missing; of two processes that make it at once, one file stays. */

@@ -1,9 +1,8 @@
 /** The key and certificate that the WsFed application signs with. Relying parties pin the certificate: it is never made anew by itself. */
 import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ServerError } from '../errors.ts';
-import { readKeyFile } from './key-file.ts';
+import { endOf, readCertificateFile, readKeyFile } from './key-file.ts';
 import { readOrMake } from './keys.ts';
 
 export interface SamlSigningKey {
@@ -42,16 +41,13 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
     return {
       ...made,
       nextCertificate: undefined,
-      expiresAt: endOf(readCertificate(made.certificate, 'the generated key')),
+      expiresAt: endOf(new X509Certificate(Buffer.from(made.certificate, 'base64'))),
     };
   }
   const { certificateFile, keyFile, nextCertificateFile, passphrase } = source;
   const property = 'WsFedSigningCertificate.KeyFile';
   const { key, certificate: own } = await readKeyFile(keyFile, { passphrase, property });
-  const certificate =
-    certificateFile === undefined
-      ? own
-      : readCertificate(readFileSync(certificateFile, 'utf8'), certificateFile);
+  const certificate = certificateFile === undefined ? own : readCertificateFile(certificateFile);
   if (certificate === undefined) {
     throw new ServerError('ERR_KEY_UNUSABLE', `there is no certificate for ${keyFile}`, {
       hint: 'WsFedSigningCertificate.CertificateFile names it, or a PFX file has it',
@@ -61,28 +57,13 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
     throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
   }
   const privateKey = key.export({ format: 'pem', type: 'pkcs8' }).toString();
-  const next =
-    nextCertificateFile === undefined
-      ? undefined
-      : readCertificate(readFileSync(nextCertificateFile, 'utf8'), nextCertificateFile);
+  const next = nextCertificateFile === undefined ? undefined : readCertificateFile(nextCertificateFile);
   return {
     privateKey,
     certificate: certificate.raw.toString('base64'),
     nextCertificate: next?.raw.toString('base64'),
     expiresAt: endOf(certificate),
   };
-}
-
-function readCertificate(text: string, file: string): X509Certificate {
-  try {
-    return new X509Certificate(text.includes('-----') ? text : Buffer.from(text, 'base64'));
-  } catch (cause) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `the certificate ${file} cannot be read`, { cause });
-  }
-}
-
-function endOf({ validTo }: X509Certificate): number {
-  return Math.floor(Date.parse(validTo) / 1000);
 }
 
 export interface SelfSignedKey {

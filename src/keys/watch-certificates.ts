@@ -1,12 +1,13 @@
-/** Says in time that a certificate ends, and on every day from then on. */
+/** Says in time that a certificate ends, and on every day from then on; and tells the metrics of each when. */
 import type { Logger } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 
 /** A certificate that somebody has to exchange. */
 export interface WatchedCertificate {
   /** The property of `server.json` that names it. */
   readonly property: string;
-  /** Seconds since the epoch. */
-  readonly expiresAt: number;
+  /** When it ends, in seconds since the epoch; undefined while its file cannot be read. */
+  readEnd(): number | undefined;
   /** From how many days before its end on it is warned of. */
   readonly warningDays: number;
 }
@@ -14,24 +15,31 @@ export interface WatchedCertificate {
 /** In the last week it is an error. */
 const errorDays = 7;
 const daySeconds = 86_400;
+/** A certificate that is renewed in its file is known to the metrics after that time. */
+const lookMs = 3_600_000;
 
-/** Looks now and every day until disposed. */
+/** Looks now and every hour until disposed. */
 export function watchCertificates(
-  { log, now }: { log: Logger; now: () => number },
+  { log, metrics, now }: { log: Logger; metrics: Metrics; now: () => number },
   certificates: readonly WatchedCertificate[],
 ): Disposable {
+  const saidOf = new Map<string, number>();
   const look = () => {
-    for (const { expiresAt, property, warningDays } of certificates) {
+    for (const { property, readEnd, warningDays } of certificates) {
+      const expiresAt = readEnd();
+      if (expiresAt === undefined) continue;
+      metrics.setCertificateEnd(property, expiresAt);
       const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
-      if (daysLeft > warningDays) continue;
+      if (daysLeft > warningDays || daysLeft === saidOf.get(property)) continue;
+      saidOf.set(property, daysLeft);
       const message =
         daysLeft < 0
-          ? 'a certificate has ended: whoever checks it may refuse what its key signs'
-          : 'a certificate ends soon: the next one must be published before';
+          ? 'a certificate has ended: whoever checks it may refuse its key'
+          : 'a certificate ends soon: it must be exchanged before';
       log[daysLeft > errorDays ? 'warn' : 'error']({ certificate: property, daysLeft }, message);
     }
   };
   look();
-  const timer = setInterval(look, daySeconds * 1000).unref();
+  const timer = setInterval(look, lookMs).unref();
   return { [Symbol.dispose]: () => clearInterval(timer) };
 }

@@ -7,6 +7,7 @@ import { test } from 'node:test';
 import { loadSamlSigningKey } from '../../src/keys/saml-signer.ts';
 import { watchCertificates } from '../../src/keys/watch-certificates.ts';
 import { createLogger } from '../../src/log.ts';
+import { createMetrics } from '../../src/metrics.ts';
 import { install } from './postern.ts';
 
 test('a key and a certificate are made that the server can sign with, and never over others', async (t) => {
@@ -46,7 +47,7 @@ test('a key and a certificate are made that the server can sign with, and never 
   }
 });
 
-test('a certificate that ends in 90 days is warned of every day, and in 7 days it is an error', (t) => {
+test('a certificate that ends in 90 days is warned of every day, and in 7 days it is an error', async (t) => {
   t.mock.timers.enable({ apis: ['setInterval'] });
   const lines: { level: string; daysLeft: number }[] = [];
   const log = createLogger({
@@ -63,8 +64,10 @@ test('a certificate that ends in 90 days is warned of every day, and in 7 days i
     }
   };
   {
-    const certificate = { property: 'WsFedSigningCertificate', expiresAt: now + 92 * day, warningDays: 90 };
-    using _watch = watchCertificates({ log, now: () => now }, [certificate]);
+    const end = now + 92 * day;
+    const certificate = { property: 'WsFedSigningCertificate', readEnd: () => end, warningDays: 90 };
+    const metrics = await createMetrics({ isRead: false });
+    using _watch = watchCertificates({ log, metrics, now: () => now }, [certificate]);
     pass(1);
     assert.equal(lines.length, 0);
     pass(1);

@@ -26,13 +26,13 @@ function makeKeys(t: TestContext) {
   return {
     at,
     run,
-    make(name: string) {
+    make(name: string, ...kind: string[]) {
       const subject = ['-subj', `/CN=${name}`, '-days', '400'];
       run(
         'req',
         '-x509',
         '-newkey',
-        'rsa:2048',
+        ...(kind.length === 0 ? ['rsa:2048'] : kind),
         '-nodes',
         '-keyout',
         `${name}.key`,
@@ -199,6 +199,17 @@ test('a certificate that has ended is an error in the log, and stops the start w
   const server = await startTestServer(t, { server: settings, now: later });
   const said = server.logged.find(({ msg }) => String(msg).startsWith('a certificate has ended'));
   assert.deepEqual([said?.level, said?.certificate], ['error', 'OidcSigningCertificate']);
+  const further = keys.make('further', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256');
+  const both = await startTestServer(t, {
+    server: { ...settings, FurtherSigningKeys: [{ Algorithm: 'ES256', ...further }] },
+    now: later,
+  });
+  assert.deepEqual(
+    both.logged
+      .filter(({ msg }) => String(msg).startsWith('a certificate has ended'))
+      .map(({ certificate }) => certificate),
+    ['OidcSigningCertificate', 'FurtherSigningKeys[0]'],
+  );
   await assert.rejects(
     startTestServer(t, { server: { ...settings, RefuseExpiredCertificates: true }, now: later }),
     /the certificate of OidcSigningCertificate has ended/,
