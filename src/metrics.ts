@@ -14,6 +14,12 @@ export type ExternalOutcome =
   | 'signed-in'
   | 'unavailable';
 
+/** What became of a password, whoever asked and whoever has it. */
+export type PasswordOutcome = 'accepted' | 'must-change' | 'refused' | 'unavailable';
+
+/** How a sign-in by Windows ended. */
+export type WindowsOutcome = 'no-account' | 'not-checked' | 'refused' | 'signed-in';
+
 /** The connections of the database, as far as it has several. */
 export interface PoolState {
   readonly used: number;
@@ -24,6 +30,8 @@ export interface PoolState {
 
 export interface Metrics {
   countExternalSignIn(identityProvider: string, outcome: ExternalOutcome): void;
+  countPassword(outcome: PasswordOutcome): void;
+  countWindowsSignIn(outcome: WindowsOutcome): void;
   /** `route` is one of ours, such as `/connect/token`; `seconds` how long the answer took. */
   countRequest(request: { route: string; method: string; status: number; seconds: number }): void;
   countToken(token: { grantType: string; clientId: string }): void;
@@ -39,6 +47,8 @@ export interface Metrics {
 /** Where nobody reads them there are none: the library alone takes a tenth of the time of a start. */
 const none: Metrics = {
   countExternalSignIn() {},
+  countPassword() {},
+  countWindowsSignIn() {},
   countRequest() {},
   countToken() {},
   countCleanup() {},
@@ -61,6 +71,18 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
     name: 'postern_external_sign_ins_total',
     help: 'Sign-ins through an identity provider, by how they ended',
     labelNames: ['identity_provider', 'outcome'],
+    registers,
+  });
+  const passwords = new Counter({
+    name: 'postern_passwords_verified_total',
+    help: 'Passwords that were verified, on a page or at the token endpoint, by what became of them',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const windowsSignIns = new Counter({
+    name: 'postern_windows_sign_ins_total',
+    help: 'Sign-ins by Windows, by how they ended',
+    labelNames: ['outcome'],
     registers,
   });
   const requests = new Histogram({
@@ -102,6 +124,8 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
   }
   return {
     countExternalSignIn: (identity_provider, outcome) => externalSignIns.inc({ identity_provider, outcome }),
+    countPassword: (outcome) => passwords.inc({ outcome }),
+    countWindowsSignIn: (outcome) => windowsSignIns.inc({ outcome }),
     countRequest: ({ method, route, seconds, status }) =>
       requests.observe({ route, method, status: `${Math.floor(status / 100)}xx` }, seconds),
     countToken: ({ clientId, grantType }) => tokens.inc({ grant_type: grantType, client_id: clientId }),

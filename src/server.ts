@@ -166,6 +166,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       accounts,
       externalLogins,
       log,
+      metrics,
       sources: [directory, verifier].filter((source) => source !== undefined),
       isReserved: registry.isClientAccount,
       isProvider: (name) => registry.configuration.providers.get(name)?.Enabled === true,
@@ -228,6 +229,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   );
   starting.use(watchCertificates({ log, metrics, now }, certificates));
 
+  let logLevel = settings.Log.Level;
   async function reload(): Promise<boolean> {
     try {
       const next = await loadConfiguration(configDirectory, { env });
@@ -250,7 +252,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         return false;
       }
       const putInForce = provider.buildClients(next);
-      if (JSON.stringify(next.server) !== JSON.stringify(settings)) {
+      const { Log } = next.server;
+      if (Log.Level !== logLevel) {
+        logLevel = Log.Level;
+        log.level = Log.Level;
+      }
+      if (JSON.stringify({ ...next.server, Log: settings.Log }) !== JSON.stringify(settings)) {
         log.warn('server.json has changed: it takes effect at the next start');
       }
       // What server.json decided at the start stays as it is until then.

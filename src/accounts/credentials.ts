@@ -8,6 +8,7 @@
  */
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 import {
   type Account,
   type AccountFacts,
@@ -97,6 +98,7 @@ interface Needs {
   readonly accounts: Accounts;
   readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'resolve'>;
   readonly log: Logger;
+  readonly metrics: Pick<Metrics, 'countPassword'>;
   /** Asked in this order. */
   readonly sources: readonly PasswordSource[];
   /** Whether an account is for no person to sign in as. */
@@ -110,7 +112,7 @@ interface Needs {
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
-  const { accounts, externalLogins, log, sources, isReserved, isProvider, onAccepted } = needs;
+  const { accounts, externalLogins, log, metrics, sources, isReserved, isProvider, onAccepted } = needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
@@ -189,13 +191,19 @@ export function createCredentials(needs: Needs): Credentials {
     return account;
   }
 
+  async function verify(name: string, password: string): Promise<PasswordResult> {
+    const local = await accounts.verifyCredentials(name, password);
+    const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
+    // A bind without a password succeeds in many directories, for anybody.
+    if (isOurs || password === '') return toPasswordResult(local);
+    return sources.length === 0 ? toPasswordResult(local) : askSources(name, password);
+  }
+
   return {
     async verify(name, password) {
-      const local = await accounts.verifyCredentials(name, password);
-      const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
-      // A bind without a password succeeds in many directories, for anybody.
-      if (isOurs || password === '') return toPasswordResult(local);
-      return sources.length === 0 ? toPasswordResult(local) : askSources(name, password);
+      const result = await verify(name, password);
+      metrics.countPassword(result.kind);
+      return result;
     },
 
     async changePassword(pending, form) {

@@ -595,7 +595,7 @@ export const ServerSettings = z.strictObject({
       Level: z
         .enum(['debug', 'info', 'warn', 'error', 'silent'])
         .default('info')
-        .meta({ description: 'The least level that is written.' }),
+        .meta({ description: 'The least level that is written. A change takes effect without a restart.' }),
       Format: z
         .enum(['json', 'text'])
         .default('json')

@@ -41,7 +41,7 @@ import type { WindowsSignIn, WindowsStep } from './windows.ts';
 
 type Needs = Pick<
   ServerContext,
-  'accounts' | 'brand' | 'credentials' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+  'accounts' | 'brand' | 'credentials' | 'log' | 'metrics' | 'now' | 'registry' | 'standing' | 'tokens'
 > & {
   csrf: Csrf;
   signer: SamlSigner & { readonly nextCertificate: string | undefined };
@@ -83,7 +83,20 @@ const longestContext = 4096;
 
 /** Makes the middleware under the mount of the application. */
 export function createWsFed(needs: Needs): Middleware {
-  const { accounts, brand, credentials, csrf, log, now, registry, signer, standing, tokens, windows } = needs;
+  const {
+    accounts,
+    brand,
+    credentials,
+    csrf,
+    log,
+    metrics,
+    now,
+    registry,
+    signer,
+    standing,
+    tokens,
+    windows,
+  } = needs;
   const { server } = registry.configuration;
   const entityId = server.WsFed.PublicUrl;
   const base = new URL(entityId).pathname;
@@ -224,12 +237,14 @@ export function createWsFed(needs: Needs): Middleware {
           { relyingParty: request.party.Name, reason: step.reason, detail: step.detail },
           'Windows sign-in refused',
         );
+        metrics.countWindowsSignIn('refused');
         ctx.status = 403;
         showLogin(ctx, request, { userName: '', windowsProblem: 'failed' });
         return;
       case 'identified': {
         const account = await windows?.findAccount(step.identity);
         if (account === undefined || typeof account === 'string') {
+          metrics.countWindowsSignIn('no-account');
           ctx.status = 403;
           showLogin(ctx, request, { userName: '', windowsProblem: 'no-account' });
           return;
@@ -238,6 +253,7 @@ export function createWsFed(needs: Needs): Middleware {
         if (verdict !== 'good') {
           const isEnded = verdict === 'ended';
           const reason = isEnded ? 'ended-in-directory' : 'directory-unavailable';
+          metrics.countWindowsSignIn(isEnded ? 'no-account' : 'not-checked');
           log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
           ctx.status = isEnded ? 403 : 503;
           showLogin(ctx, request, {
@@ -248,6 +264,7 @@ export function createWsFed(needs: Needs): Middleware {
         }
         if (step.proof) ctx.set('WWW-Authenticate', `Negotiate ${step.proof}`);
         await finish(ctx, request, account, 'windows');
+        metrics.countWindowsSignIn('signed-in');
       }
     }
   }

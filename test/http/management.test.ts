@@ -12,6 +12,8 @@ test('the metrics say what was asked for, what was issued and how the server is,
   await signInAndRedeem({ issuer, ...mvc });
   await post(`${issuer}/connect/token`, { grant_type: 'client_credentials' }, basic('batch', 'batch-secret'));
   await post(`${issuer}/connect/token`, { grant_type: 'client_credentials' }, basic('nobody', 'x'));
+  const desk = { grant_type: 'password', username: 'alice', scope: 'openid' };
+  await post(`${issuer}/connect/token`, { ...desk, password: 'wrong' }, basic('desk', 'desk-secret'));
   await createBrowser().request(`${issuer}/connect/<script>?evil=1`);
   await createBrowser().request(`${issuer.replace(/Oidc$/, 'WsFed')}?wa=x`);
 
@@ -22,10 +24,12 @@ test('the metrics say what was asked for, what was issued and how the server is,
   has('postern_tokens_issued_total{grant_type="authorization_code",client_id="mvc"} 1');
   has('postern_tokens_issued_total{grant_type="client_credentials",client_id="batch"} 1');
   has('postern_http_request_duration_seconds_count{route="/connect/token",method="POST",status="2xx"} 2');
-  has('postern_http_request_duration_seconds_count{route="/connect/token",method="POST",status="4xx"} 1');
+  has('postern_http_request_duration_seconds_count{route="/connect/token",method="POST",status="4xx"} 2');
   has('postern_http_request_duration_seconds_count{route="/login/",method="POST",status="3xx"} 1');
   has('postern_http_request_duration_seconds_count{route="/wsfed",method="GET",status="4xx"} 1');
   has('postern_http_request_duration_seconds_count{route="other",method="GET",status="4xx"} 1');
+  has('postern_passwords_verified_total{outcome="accepted"} 1');
+  has('postern_passwords_verified_total{outcome="refused"} 1');
   has('postern_certificate_end_timestamp_seconds{certificate="WsFedSigningCertificate"} ');
   has('postern_database_connections{state="waiting"} 0');
   has('nodejs_eventloop_lag_p99_seconds');

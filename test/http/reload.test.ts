@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, renameSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -105,4 +105,22 @@ test('the last client that is removed is gone, while a folder that is gone altog
   rmSync(join(clients, 'batch.json'));
   assert.equal(await server.reload(), true);
   assert.equal((await call(server)).status, 401);
+});
+
+test('the level of the log follows server.json without a restart, and nothing is said of a restart', async (t) => {
+  const server = await startTestServer(t, { server: { Log: { Level: 'info' } } });
+  const said = (message: string) => server.logged.filter(({ msg }) => msg === message).length;
+  const settings = JSON.parse(readFileSync(join(server.configDirectory, 'server.json'), 'utf8'));
+  const setLevel = async (Level: string) => {
+    server.write('server.json', JSON.stringify({ ...settings, Log: { Level } }));
+    assert.equal(await server.reload(), true);
+  };
+  await setLevel('error');
+  const issued = said('token issued');
+  await call(server);
+  assert.equal(said('token issued'), issued, 'nothing below an error is written');
+  await setLevel('info');
+  await call(server);
+  assert.equal(said('token issued'), issued + 1);
+  assert.equal(said('server.json has changed: it takes effect at the next start'), 0);
 });

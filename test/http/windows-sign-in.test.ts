@@ -8,7 +8,12 @@ import { createLogger } from '../../src/log.ts';
 import { startServer } from '../../src/server.ts';
 import { mapName } from '../../src/wsfed/windows.ts';
 import { type Browser, createBrowser, type Page } from '../support/browser.ts';
-import { prepareConfiguration, startTestServer, type TestServer } from '../support/start-server.ts';
+import {
+  findFreePort,
+  prepareConfiguration,
+  startTestServer,
+  type TestServer,
+} from '../support/start-server.ts';
 
 const secret = 'a-secret-of-the-proxy-or-the-handler';
 const portal = { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/signin'] };
@@ -112,6 +117,19 @@ test('a header without the secret, or with another, is nobody; the page is the a
   const page = await createBrowser().request(url(server, '/WinLogin'), { headers });
   assert.equal(page.status, 403);
   assert.deepEqual(reasonsOf(server), ['header-missing']);
+});
+
+test('the metrics count sign-ins by Windows by how they end', async (t) => {
+  const port = await findFreePort();
+  const server = await start(t, { Header: header }, { server: { Management: { Port: port } } });
+  for (const name of ['EXAMPLE\\carol', 'EXAMPLE\\nobody', 'EXAMPLE\\batch']) {
+    const headers = { 'x-remote-user': name, 'x-remote-secret': secret };
+    await createBrowser().request(url(server, '/WinLogin'), { headers });
+  }
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  assert.match(text, /postern_windows_sign_ins_total\{outcome="signed-in"\} 1\n/);
+  assert.match(text, /postern_windows_sign_ins_total\{outcome="no-account"\} 2\n/);
+  assert.doesNotMatch(text, /carol|nobody/);
 });
 
 test('a header from an address that is not the proxy is nobody, even with the secret', async (t) => {
