@@ -2,7 +2,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type ServerOptions } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import { type AddressInfo, Server, type Socket } from 'node:net';
 import { setImmediate as letOthersRun, setTimeout as sleep } from 'node:timers/promises';
 import type { SecureContextOptions } from 'node:tls';
 import { ServerError } from '../errors.ts';
@@ -10,6 +10,8 @@ import type { Logger } from '../log.ts';
 
 /** How long a stop waits for the rest of a request. */
 const bodyPatienceMs = 5_000;
+/** For how long, at most, connections that are kept are served and ended one by one after the listener is closed. */
+const drainMs = 2_000;
 /** How long a stop looks for a moment in which nothing waits to be accepted, and how short such a moment is. */
 const takingInMs = 1_000;
 const quietTurnMs = 0.2;
@@ -41,7 +43,7 @@ interface TlsFiles {
 
 export interface ListenerOptions {
   maxHeaderBytes?: number;
-  /** For how long a stop goes on to serve first, asking for new connections, so that proxies go elsewhere. */
+  /** For how long a stop goes on to serve first, so that whoever asks for readiness goes elsewhere. */
   delayMs?: number;
   /** How long a stop then waits for answers. */
   timeoutMs?: number;
@@ -59,10 +61,11 @@ export interface Listener extends AsyncDisposable {
  * and waits for nobody who only keeps a connection open.
  *
  * What is in flight at that moment, seen from a proxy, is more than what has come to us. Connections wait in the
- * kernel to be accepted, and requests in those that were accepted to be read: closing would reset both. So the delay
- * comes first, in which each answer ends its connection, then what waits is taken in, then no more is accepted, and
- * connections that are new get the time to send their request. What remains are connections that nobody has used
- * for the whole delay.
+ * kernel to be accepted, and requests in those that were accepted to be read: closing would reset both, and a proxy
+ * must not repeat a POST that it has sent. A connection that is refused it may take elsewhere. So the delay comes
+ * first, in which all is as ever: proxies go on with the connections that they keep, and few are new. Then what waits
+ * is taken in, and the listener is closed. From then on each answer ends its connection, until none is left, and the
+ * next that a proxy tries to make sends it elsewhere. What remains are connections that nobody has used meanwhile.
  *
  * @throws {ServerError} ERR_LISTEN_FAILED; ERR_KEY_UNUSABLE for the files of TLS
  */
@@ -85,7 +88,7 @@ export async function openListener(
   /** Between two requests. */
   const idle = new Set<Socket>();
   const busy = new Map<Socket, IncomingMessage>();
-  let phase: 'closing' | 'open' | 'stopping' = 'open';
+  let phase: 'closing' | 'draining' | 'open' = 'open';
   /** Connections and requests, ever. */
   let arrivals = 0;
   server.on('connection', (socket: Socket) => {
@@ -136,17 +139,17 @@ export async function openListener(
     url: `${Tls === undefined ? 'http' : 'https'}://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
     async [Symbol.asyncDispose]() {
       clearInterval(renewal);
-      phase = 'stopping';
       onStopping();
       if (delayMs > 0) await sleep(delayMs);
       await takeInWaiting(() => arrivals);
-      // Before the listener, which would do it itself, and look away meanwhile.
-      for (const socket of idle) socket.destroy();
-      await takeInWaiting(() => arrivals);
-      phase = 'closing';
+      phase = 'draining';
+      // That of the base class: HTTP's own would end the connections that are idle, and look away meanwhile.
       const closed = new Promise<void>((resolve) => {
-        server.close(() => resolve());
+        Server.prototype.close.call(server, () => resolve());
       });
+      if (delayMs > 0)
+        await Promise.race([closed, sleep(Math.min(delayMs, drainMs), undefined, { ref: false })]);
+      phase = 'closing';
       for (const socket of idle) socket.destroy();
       const patience = [
         setTimeout(() => fresh.forEach((socket) => void socket.destroy()), firstRequestPatienceMs),
@@ -159,6 +162,8 @@ export async function openListener(
       ];
       await closed;
       for (const timer of patience) clearTimeout(timer);
+      // Nothing is left to close but what HTTP has of its own, such as its timer.
+      server.close();
     },
   };
 }

@@ -9,6 +9,8 @@ import BetterSqlite3Client from 'knex/lib/dialects/better-sqlite3/index.js';
 import { runBounded } from './failures.ts';
 
 const busyTimeoutMs = 5_000;
+/** The result code SQLITE_BUSY. */
+const sqliteBusy = 5;
 
 /** What knex's dialect reads of a prepared statement. */
 interface PreparedStatement {
@@ -25,7 +27,26 @@ class SqliteConnection {
   constructor(filename: string) {
     this.#db = new DatabaseSync(filename, { timeout: busyTimeoutMs });
     // WAL: readers never wait for the writer, and what was committed survives the death of the process.
-    this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 0;');
+    this.#insist('PRAGMA journal_mode = WAL');
+    this.#db.exec('PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 0;');
+  }
+
+  /** For what SQLite refuses at once, whatever its timeout: the journal's mode, where several open a new file at once. */
+  #insist(sql: string): void {
+    const deadline = performance.now() + busyTimeoutMs;
+    for (;;) {
+      try {
+        this.#db.exec(sql);
+        return;
+      } catch (err) {
+        const isBusy = (err as { errcode?: number }).errcode === sqliteBusy;
+        if (!isBusy || performance.now() > deadline) {
+          this.#db.close();
+          throw err;
+        }
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+      }
+    }
   }
 
   prepare(sql: string): PreparedStatement {
