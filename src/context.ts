@@ -3,6 +3,7 @@ import type { Accounts } from './accounts/accounts.ts';
 import type { Credentials } from './accounts/credentials.ts';
 import type { ExternalLogins } from './accounts/external-logins.ts';
 import type { Standing } from './accounts/standing.ts';
+import type { Audit } from './audit.ts';
 import type { IdentityProviders } from './federation/identity-providers.ts';
 import type { SigningKeys } from './keys/keys.ts';
 import type { Logger } from './log.ts';
@@ -13,6 +14,7 @@ import type { Database } from './store/database.ts';
 import type { Tokens } from './store/tokens.ts';
 
 export interface ServerContext {
+  readonly audit: Audit;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Seconds since the epoch. */

@@ -12,6 +12,8 @@ import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
 import { createStanding } from './accounts/standing.ts';
+import { createAudit } from './audit.ts';
+import { changesBetween } from './config/changes.ts';
 import { type Configuration, federationMetadataPath, loadConfiguration } from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
@@ -30,6 +32,7 @@ import {
   findClientAddress,
   logRequests,
   mountAt,
+  type RequestState,
   securityHeaders,
   servePublicOrigin,
 } from './http/middleware.ts';
@@ -102,6 +105,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
 
   await using starting = new AsyncDisposableStack();
+  const { Folder: folder, KeepDays: keepDays, To: to } = settings.Audit;
+  const audit = starting.use(createAudit({ log, now, to, folder, keepDays }));
   const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now }));
   await db.migrate();
   const accounts = createAccounts({ db: db.knex, now });
@@ -147,6 +152,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const verifier = PasswordVerifier && createPasswordVerifier(PasswordVerifier, { log, outgoing });
   const standing = createStanding({
     accounts,
+    audit,
     externalLogins,
     tokens,
     log,
@@ -155,6 +161,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     maxAgeSeconds: Directory?.DirectoryDown === 'Allow' ? Directory.DirectoryDownMaxAge : 0,
   });
   const context: ServerContext = {
+    audit,
     log,
     metrics,
     now,
@@ -164,8 +171,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     externalLogins,
     credentials: createCredentials({
       accounts,
+      audit,
       externalLogins,
-      log,
       metrics,
       sources: [directory, verifier].filter((source) => source !== undefined),
       isReserved: registry.isClientAccount,
@@ -223,7 +230,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       timeoutMs: settings.ShutdownTimeoutSeconds * 1000,
       onStopping() {
         isStopping = true;
-        log.info('stopping');
+        audit.record(['server', 'success'], {}, 'stopping');
       },
     }),
   );
@@ -261,10 +268,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         log.warn('server.json has changed: it takes effect at the next start');
       }
       // What server.json decided at the start stays as it is until then.
+      const before = registry.configuration;
       registry.replace({ ...next, server: settings });
       putInForce();
       refreshDocuments();
-      log.info({ clients: next.clients.size, resources: next.resources.size }, 'configuration reloaded');
+      const changes = changesBetween(before.files, next.files);
+      const counts = { clients: next.clients.size, resources: next.resources.size };
+      audit.record(['configuration', 'success'], { ...counts, changes }, 'configuration reloaded');
       return true;
     } catch (err) {
       if (!(err instanceof ConfigurationError)) {
@@ -272,7 +282,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         return false;
       }
       for (const { file, path, message, hint } of err.issues) log.error({ file, path, hint }, message);
-      log.error({ issues: err.issues.length }, 'configuration refused; the one in force stays');
+      audit.record(
+        ['configuration', 'refused'],
+        { issues: err.issues.length },
+        'configuration refused; the one in force stays',
+        'error',
+      );
       return false;
     }
   }
@@ -294,7 +309,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   const running = starting.move();
   const { url } = listener;
-  log.info({ issuer: settings.PublicUrl, url, environment: settings.Environment }, 'listening');
+  audit.record(
+    ['server', 'success'],
+    { issuer: settings.PublicUrl, url, environment: settings.Environment, configuration: configuration.hash },
+    'listening',
+  );
   for (const { file, path, message } of configuration.deviations) log.warn({ file, path }, message);
 
   return {
@@ -426,7 +445,7 @@ function createApp(
   context: ServerContext,
   { provider, assets, farewells, negotiate, samlKey, verifyAccessToken, windowsLogin }: AppParts,
 ) {
-  const { brand, keys, log, registry } = context;
+  const { audit, brand, keys, log, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
   const base = basePathOf(server.PublicUrl);
@@ -505,6 +524,7 @@ function createApp(
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
   app.use(findClientAddress(server.Listener.TrustedProxies));
+  app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
   if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));
   app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));
   const mount = (path: string, ...middleware: Middleware[]) =>

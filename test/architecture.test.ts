@@ -25,6 +25,7 @@ const layers: readonly (readonly string[])[] = [
   ['src/store'],
   ['migrations'],
   ['src/config'],
+  ['src/audit'],
   ['src/log', 'src/metrics'],
   ['src/errors'],
 ];
@@ -126,6 +127,7 @@ function findProcessViolations(file: string, source: string): string[] {
   const code = withoutComments(source).replace(/'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"/g, "''");
   const exceptions: Readonly<Record<string, string>> = {
     'src/log.ts': 'destination = process.stdout',
+    'src/audit.ts': 'stdout = process.stdout',
     // The library of Kerberos has no other place for it.
     'src/wsfed/negotiate.ts': 'process.env.KRB5_KTNAME =',
   };

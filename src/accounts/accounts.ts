@@ -58,7 +58,12 @@ export type CredentialsResult =
       /** Stands for the password that was right, for {@link Accounts.setPassword}. */
       readonly proof: string;
     }
-  | { readonly kind: 'refused'; readonly reason: 'disabled' | 'no-password' | 'password' | 'unknown' };
+  | {
+      readonly kind: 'refused';
+      readonly reason: 'disabled' | 'no-password' | 'password' | 'unknown';
+      /** Where there is an account; for the log. */
+      readonly accountId?: string;
+    };
 
 /** What an account has from where its identity comes from. */
 export interface AccountFacts {
@@ -266,9 +271,10 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
 
       if (row === undefined || isRemoved(row)) return { kind: 'refused', reason: 'unknown' };
       const account = toAccount(row);
-      if (account.disabled) return { kind: 'refused', reason: 'disabled' };
-      if (typeof stored !== 'string') return { kind: 'refused', reason: 'no-password' };
-      if (!isRight) return { kind: 'refused', reason: 'password' };
+      const { accountId } = account;
+      if (account.disabled) return { kind: 'refused', reason: 'disabled', accountId };
+      if (typeof stored !== 'string') return { kind: 'refused', reason: 'no-password', accountId };
+      if (!isRight) return { kind: 'refused', reason: 'password', accountId };
       if (account.mustChangePassword) return { kind: 'must-change', account, proof: proofOf(stored) };
       return { kind: 'accepted', account };
     },

@@ -6,8 +6,8 @@
  * Who is found in a source gets an account by the rules of external-logins.ts: from the first sign-in on it is the
  * source's lasting identifier that counts, not the name.
  */
+import type { Audit } from '../audit.ts';
 import { ServerError } from '../errors.ts';
-import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import {
   type Account,
@@ -72,9 +72,15 @@ export interface PendingChange {
 export type PasswordResult =
   | { readonly kind: 'accepted'; readonly account: Account }
   | { readonly kind: 'must-change'; readonly account: Account; readonly pending: PendingChange }
-  | { readonly kind: 'refused'; readonly reason: string }
+  | { readonly kind: 'refused'; readonly reason: string; readonly accountId?: string }
   /** A source that may know the name does not answer. */
   | { readonly kind: 'unavailable'; readonly reason: string };
+
+/** Whose account it is, where there is one. For the audit log: whoever asked is not told. */
+export function accountIdOf(result: PasswordResult): string | undefined {
+  if (result.kind === 'unavailable') return undefined;
+  return result.kind === 'refused' ? result.accountId : result.account.accountId;
+}
 
 /** `problem` is a sentence for the page. */
 export type ChangeResult =
@@ -97,7 +103,7 @@ export interface Credentials {
 interface Needs {
   readonly accounts: Accounts;
   readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'resolve'>;
-  readonly log: Logger;
+  readonly audit: Pick<Audit, 'record'>;
   readonly metrics: Pick<Metrics, 'countPassword'>;
   /** Asked in this order. */
   readonly sources: readonly PasswordSource[];
@@ -112,7 +118,7 @@ interface Needs {
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
-  const { accounts, externalLogins, log, metrics, sources, isReserved, isProvider, onAccepted } = needs;
+  const { accounts, audit, externalLogins, metrics, sources, isReserved, isProvider, onAccepted } = needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
@@ -146,7 +152,8 @@ export function createCredentials(needs: Needs): Credentials {
     }
     const account = await accounts.follow(result.account, facts);
     const { accountId } = account;
-    if (result.isNew) log.info({ accountId, source: source.name }, 'account provisioned');
+    if (result.isNew)
+      audit.record(['account', 'success'], { accountId, source: source.name }, 'account provisioned');
     await onAccepted(account, linked);
     return kind === 'accepted'
       ? { kind, account }
@@ -172,13 +179,22 @@ export function createCredentials(needs: Needs): Credentials {
     const passwords = { current: currentPassword, next: newPassword };
     const result = await source.changePassword(link.subject, passwords);
     if (result.kind === 'unavailable') {
-      log.warn({ accountId, source: source.name, reason: result.reason }, 'password not changed');
+      audit.record(
+        ['password', 'failed'],
+        { accountId, source: source.name, reason: result.reason },
+        'password not changed',
+        'warn',
+      );
       const problem =
         'The directory of your organisation does not answer at the moment. Try again in a few minutes.';
       return { kind: 'unavailable', problem };
     }
     if (result.kind === 'refused') {
-      log.info({ accountId, source: source.name, reason: result.reason }, 'password not changed');
+      audit.record(
+        ['password', 'refused'],
+        { accountId, source: source.name, reason: result.reason },
+        'password not changed',
+      );
       if (result.reason === 'ended') throw overtaken();
       return refuse(changeProblems[result.reason]);
     }

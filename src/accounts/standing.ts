@@ -5,6 +5,7 @@
  * Disabled, expired or gone there ends everything that signs the account in here. While no host answers, the
  * operator's choice counts, from the last time that the directory said that all is well.
  */
+import type { Audit } from '../audit.ts';
 import type { Logger } from '../log.ts';
 import type { Tokens } from '../store/tokens.ts';
 import { type Account, type AccountFacts, type Accounts, toUsableFacts } from './accounts.ts';
@@ -40,6 +41,7 @@ interface Needs {
   readonly accounts: Pick<Accounts, 'find' | 'follow'>;
   readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'noteChecked'>;
   readonly tokens: Pick<Tokens, 'revokeAccount'>;
+  readonly audit: Pick<Audit, 'record'>;
   readonly log: Logger;
   readonly now: () => number;
   /** Undefined where no directory is configured. */
@@ -58,7 +60,7 @@ const rememberedAccounts = 20_000;
 const clockToleranceSeconds = 300;
 
 export function createStanding(needs: Needs): Standing {
-  const { accounts, externalLogins, tokens, log, now, source, maxAgeSeconds } = needs;
+  const { accounts, audit, externalLogins, tokens, log, now, source, maxAgeSeconds } = needs;
   if (source === undefined) return { check: async () => 'good', noteSignIn: async () => undefined };
 
   /** Until when an account is good without a question, by its name in lower case. */
@@ -104,9 +106,11 @@ export function createStanding(needs: Needs): Standing {
       case 'ended':
         goodUntil.delete(key);
         await tokens.revokeAccount(accountId);
-        log.warn(
+        audit.record(
+          ['revocation', 'success'],
           { event: 'directory-account-ended', accountId, reason: answer.reason },
           'grants and sessions ended by the directory',
+          'warn',
         );
         return 'ended';
       case 'unavailable':

@@ -36,6 +36,7 @@ export async function addAccount(
     windowsName,
     mustChangePassword: mustChange,
   });
+  store.audit.record(['account', 'success'], { accountId: account.name }, 'account added');
   io.stdout.write(`added ${account.name}\n`);
 }
 
@@ -63,7 +64,10 @@ export async function setDisabled(
   await using store = await openMigratedStore(directory, io);
   const account = await store.accounts.setDisabled(name, disabled);
   if (disabled) await endAll(store, account, 'disabled', io);
-  else io.stdout.write(`enabled ${account.name}\n`);
+  else {
+    store.audit.record(['account', 'success'], { accountId: account.name }, 'account enabled');
+    io.stdout.write(`enabled ${account.name}\n`);
+  }
 }
 
 /** Forgets which identities elsewhere an account is linked to; who comes next under its name is linked anew. */
@@ -131,11 +135,16 @@ export async function listAccounts(
 
 /** The row first, then what hangs on it: whoever signs in between the two fails at the row. */
 async function endAll(
-  { tokens }: Store,
+  { audit, tokens }: Store,
   { accountId, name }: Account,
-  done: string,
+  done: 'changed the password of' | 'disabled' | 'removed' | 'unlinked',
   io: CommandIo,
 ): Promise<void> {
+  const [event, message] =
+    done === 'changed the password of'
+      ? (['password', 'password set'] as const)
+      : (['account', `account ${done}`] as const);
+  audit.record([event, 'success'], { accountId }, message);
   const ended = await tokens.revokeAccount(accountId);
   if (done === 'removed') await tokens.forgetConsents(accountId);
   io.stdout.write(

@@ -1,6 +1,8 @@
 /** What the commands need of the database, and the two that are about the database itself. */
+import { userInfo } from 'node:os';
 import { type Accounts, createAccounts } from '../accounts/accounts.ts';
 import { createExternalLogins, type ExternalLogins } from '../accounts/external-logins.ts';
+import { type Audit, createAudit } from '../audit.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import { createLogger } from '../log.ts';
@@ -17,6 +19,8 @@ export interface Store extends AsyncDisposable {
   readonly accounts: Accounts;
   readonly externalLogins: ExternalLogins;
   readonly tokens: Tokens;
+  /** For what an administrator does. */
+  readonly audit: Audit;
 }
 
 /**
@@ -25,19 +29,45 @@ export interface Store extends AsyncDisposable {
  * @throws {ConfigurationError}
  * @throws {ServerError} ERR_DATABASE_UNAVAILABLE
  */
-export async function openStore(directory: string, { env, now }: CommandIo): Promise<Store> {
+export async function openStore(directory: string, { env, now, stderr }: CommandIo): Promise<Store> {
   const configuration = await loadConfiguration(directory, { env });
   const log = createLogger({ level: 'silent', format: 'json' });
   const db = await openDatabase({ ...toDatabaseTarget(configuration.server), log, now });
   const accounts = createAccounts({ db: db.knex, now });
+  const { Folder: folder, KeepDays: keepDays, To: to } = configuration.server.Audit;
+  const audit = createAudit({
+    // It says where it cannot write, and nothing of what it has written.
+    log: createLogger({ level: 'error', format: 'text', destination: stderr }),
+    now,
+    to,
+    folder,
+    keepDays,
+    actor: findActor(),
+    // Standard output is the command's own.
+    stdout: stderr,
+  });
   return {
     configuration,
     db,
     accounts,
     externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
     tokens: createTokens({ db, now }),
-    [Symbol.asyncDispose]: () => db[Symbol.asyncDispose](),
+    audit,
+    async [Symbol.asyncDispose]() {
+      audit[Symbol.dispose]();
+      await db[Symbol.asyncDispose]();
+    },
   };
+}
+
+/** Who runs the command, as the operating system knows them. */
+function findActor(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // A container may run as a number that has no name.
+    return 'unknown';
+  }
 }
 
 /** As {@link openStore}, for commands that work on what is there: a database that is behind is refused. */

@@ -93,6 +93,7 @@ export async function revokeTokens(
   }
   for (const { grantId, clientId, accountId } of chosen) {
     await store.tokens.revokeGrant(grantId);
+    store.audit.record(['revocation', 'success'], { accountId, clientId }, 'sign-in revoked');
     io.stdout.write(`revoked the sign-in of ${accountId} at ${clientId}\n`);
   }
   if (chosen.length === 0) io.stdout.write('there was nothing to revoke\n');

@@ -9,6 +9,7 @@ import { platform as operatingSystem } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
+import { type FileState, toFileState } from './changes.ts';
 import {
   checkClient,
   checkDirectory,
@@ -164,6 +165,8 @@ export interface Configuration {
   readonly directory: string;
   /** SHA-256, in hexadecimal, over all files that were read: equal snapshots have equal hashes. */
   readonly hash: string;
+  /** The files themselves, by their path in the folder. */
+  readonly files: ReadonlyMap<string, FileState>;
   readonly server: Server;
   /** By client id, the disabled ones too. */
   readonly clients: ReadonlyMap<string, Client>;
@@ -212,7 +215,8 @@ export async function loadConfiguration(
   const home = dirname(root);
   const issues: ConfigurationIssue[] = [];
   const digest = createHash('sha256');
-  const reader = { label: directory.replace(/[\\/]+$/, ''), root, issues, digest };
+  const files = new Map<string, FileState>();
+  const reader = { label: directory.replace(/[\\/]+$/, ''), root, issues, digest, files };
 
   const serverFile = await readOne(reader, 'server.json', ServerSettings, { PublicUrl: 'http://localhost' });
   const accountsFile = await readOne(reader, 'accounts.json', DemoAccounts);
@@ -348,6 +352,7 @@ export async function loadConfiguration(
   return freeze({
     directory: root,
     hash: digest.digest('hex'),
+    files,
     server,
     clients,
     resources,
@@ -364,10 +369,11 @@ interface Reader {
   root: string;
   issues: ConfigurationIssue[];
   digest: ReturnType<typeof createHash>;
+  files: Map<string, FileState>;
 }
 
 async function readOne<Schema extends z.ZodType>(
-  { label, root, issues, digest }: Reader,
+  { label, root, issues, digest, files }: Reader,
   path: string,
   schema: Schema,
   standIns?: Readonly<Record<string, unknown>>,
@@ -385,6 +391,7 @@ async function readOne<Schema extends z.ZodType>(
   }
   digest.update(`${path}\0${bytes.length}\0`).update(bytes);
   const { value, findings } = parseJson(bytes);
+  files.set(path, toFileState(bytes, value));
   if (findings.length > 0) {
     issues.push(...findings.map((finding) => ({ file, ...finding })));
     return failed;
@@ -597,6 +604,7 @@ function completeServer(
     ),
     Database: completeDatabase(settings.Database, { existing, home, secrets }, report),
     DataFolder: resolve(home, settings.DataFolder),
+    Audit: { ...settings.Audit, Folder: resolve(home, settings.Audit.Folder) },
     Branding: {
       ...settings.Branding,
       ...(settings.Branding.LogoFile === undefined

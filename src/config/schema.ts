@@ -590,6 +590,27 @@ export const ServerSettings = z.strictObject({
     })
     .prefault({})
     .meta({ description: 'How the pages look.' }),
+  Audit: z
+    .strictObject({
+      To: z.enum(['none', 'stdout', 'folder']).default('none').meta({
+        description:
+          'Where the audit log goes: folder has a file a day, stdout is for whoever collects the lines of a container. The log has the same events either way.',
+      }),
+      Folder: text().default('data/audit').meta({
+        description: 'Where the files of the days are; relative to the folder that contains config/.',
+      }),
+      KeepDays: z
+        .int()
+        .min(1)
+        .max(3650)
+        .default(365)
+        .meta({ description: 'After how many days a file is removed.' }),
+    })
+    .prefault({})
+    .meta({
+      description:
+        'The audit log: every sign-in, token, refusal, revocation, administrative act and change of the configuration, one JSON object a line. See audit.md.',
+    }),
   Log: z
     .strictObject({
       Level: z

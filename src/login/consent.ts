@@ -25,10 +25,10 @@ type FormOptions = Pick<ConsentPageOptions, 'action' | 'brand' | 'clientLogoUrl'
 
 /** Makes the two steps: showing the page, and reading its answer. */
 export function createConsentSteps({
-  log,
+  audit,
   registry,
   tokens,
-}: Pick<ServerContext, 'log' | 'registry' | 'tokens'>) {
+}: Pick<ServerContext, 'audit' | 'registry' | 'tokens'>) {
   return {
     page({ client, accountId, requested }: ConsentRequest, form: FormOptions): string {
       return consentPage({
@@ -44,7 +44,7 @@ export function createConsentSteps({
     async read({ client, accountId, requested }: ConsentRequest, form: Form): Promise<ConsentAnswer> {
       if (form.action === 'switch') return { kind: 'switch' };
       if (form.action !== 'allow' || accountId === undefined) {
-        log.info({ clientId: client.ClientId, accountId }, 'consent denied');
+        audit.record(['consent', 'refused'], { clientId: client.ClientId, accountId }, 'consent denied');
         return { kind: 'denied' };
       }
       const allowed = new Set((form.scope ?? '').split(' '));
@@ -52,7 +52,7 @@ export function createConsentSteps({
       if (form.remember !== undefined && client.AllowRememberConsent) {
         await tokens.rememberConsent(accountId, client.ClientId, scopes);
       }
-      log.info({ clientId: client.ClientId, accountId, scopes }, 'consent given');
+      audit.record(['consent', 'success'], { clientId: client.ClientId, accountId, scopes }, 'consent given');
       return { kind: 'allowed', scopes };
     },
   };

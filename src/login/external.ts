@@ -56,6 +56,7 @@ export interface ExternalSignIn {
 
 type Needs = Pick<
   ServerContext,
+  | 'audit'
   | 'brand'
   | 'externalLogins'
   | 'identityProviders'
@@ -96,6 +97,7 @@ export type ExternalSteps = ReturnType<typeof createExternalSteps>;
 /** Makes the steps; the routes are with the pages of the interaction. */
 export function createExternalSteps({
   attempts,
+  audit,
   brand,
   externalLogins,
   identityProviders,
@@ -180,7 +182,11 @@ export function createExternalSteps({
       const provider = registry.configuration.providers.get(name);
       const fail = (problem: ExternalProblem, reason?: string, claimTypes?: readonly string[]) => {
         if (reason !== undefined) {
-          log.info({ clientId, identityProvider: name, reason, claimTypes }, 'sign-in refused');
+          audit.record(
+            ['sign-in', problem === 'unavailable' || problem === 'not-checked' ? 'failed' : 'refused'],
+            { clientId, identityProvider: name, reason, claimTypes },
+            'sign-in refused',
+          );
         }
         metrics.countExternalSignIn(name, problem);
         return { kind: 'failed' as const, provider: name, problem };
@@ -205,7 +211,8 @@ export function createExternalSteps({
       const verdict = await standing.check(accountId, { isFresh: true });
       if (verdict === 'ended') return fail('no-account', 'ended-in-directory');
       if (verdict === 'unknown') return fail('not-checked', 'directory-unavailable');
-      if (result.isNew) log.info({ accountId, identityProvider: name }, 'account provisioned');
+      if (result.isNew)
+        audit.record(['account', 'success'], { accountId, identityProvider: name }, 'account provisioned');
       metrics.countExternalSignIn(name, 'signed-in');
       return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };
     },
@@ -220,7 +227,11 @@ export function createExternalSteps({
     try {
       const outcome = await identityProviders.verify(provider, { handle, ...attempt, response });
       if (outcome.kind === 'cancelled') {
-        log.info({ identityProvider: provider.Name, reason: outcome.reason }, 'sign-in cancelled elsewhere');
+        audit.record(
+          ['sign-in', 'refused'],
+          { clientId: attempt.clientId, identityProvider: provider.Name, reason: outcome.reason },
+          'sign-in cancelled elsewhere',
+        );
         return { kind: 'failed', problem: 'cancelled' };
       }
       const { identity, onceKey, onceUntil } = outcome;
@@ -267,7 +278,12 @@ export function createExternalSteps({
 
   function report(identityProvider: string, clientId: string, err: ServerError): void {
     const { code: errorCode, hint, message } = err;
-    log.warn({ identityProvider, clientId, errorCode, hint, message }, 'identity provider failed');
+    audit.record(
+      ['sign-in', 'failed'],
+      { identityProvider, clientId, errorCode, hint, reason: message },
+      'identity provider failed',
+      'warn',
+    );
   }
 }
 

@@ -13,7 +13,7 @@ import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
 import type { Account } from '../accounts/accounts.ts';
-import type { PendingChange } from '../accounts/credentials.ts';
+import { accountIdOf, type PendingChange } from '../accounts/credentials.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -36,7 +36,7 @@ import { chooseLogin, findByDomain, type LoginStep } from './choose-login.ts';
 import { type ConsentRequest, createConsentSteps } from './consent.ts';
 import { type ExternalProblem, type ExternalSteps, showExpired } from './external.ts';
 
-type Needs = Pick<ServerContext, 'brand' | 'credentials' | 'log' | 'now' | 'registry' | 'tokens'>;
+type Needs = Pick<ServerContext, 'audit' | 'brand' | 'credentials' | 'log' | 'now' | 'registry' | 'tokens'>;
 type Interaction = Awaited<ReturnType<Provider['interactionDetails']>>;
 type Form = Readonly<Record<string, string>>;
 
@@ -62,11 +62,11 @@ interface Step {
 
 /** Makes the routes. `engine` answers for the provider in force; `csrf` protects the forms. */
 export function createLoginRoutes(
-  { brand, credentials, log, now, registry, tokens }: Needs,
+  { audit, brand, credentials, log, now, registry, tokens }: Needs,
   { engine, csrf, external }: { engine: () => Provider; csrf: Csrf; external: ExternalSteps },
 ): Router {
   const router = new Router();
-  const consent = createConsentSteps({ log, registry, tokens });
+  const consent = createConsentSteps({ audit, registry, tokens });
 
   router.get('/login/:uid', async function showStep(ctx) {
     const step = await loadStep(ctx);
@@ -105,7 +105,8 @@ export function createLoginRoutes(
         ({ Name }) => Name === provider.Name,
       )
     ) {
-      log.info(
+      audit.record(
+        ['sign-in', 'refused'],
         { clientId: client.ClientId, identityProvider: provider.Name, reason: 'provider-not-allowed' },
         'sign-in refused',
       );
@@ -119,7 +120,11 @@ export function createLoginRoutes(
       sameSite: 'lax',
       signed: true,
     });
-    log.info({ clientId: client.ClientId, accountId, identityProvider: provider.Name }, 'login finished');
+    audit.record(
+      ['sign-in', 'success'],
+      { clientId: client.ClientId, accountId, identityProvider: provider.Name },
+      'login finished',
+    );
     const authTime = Math.min(Math.floor(identity.authenticatedAt ?? now()), now());
     const { issuer, subject, sessionId, idTokenHint } = identity;
     await finish(step, {
@@ -154,7 +159,11 @@ export function createLoginRoutes(
       return;
     }
     if (form.action === 'cancel') {
-      log.info({ clientId: step.client.ClientId }, 'sign-in cancelled');
+      audit.record(
+        ['sign-in', 'refused'],
+        { clientId: step.client.ClientId, reason: 'cancelled' },
+        'sign-in cancelled',
+      );
       await finish(step, { error: 'access_denied', error_description: 'the user cancelled' });
       return;
     }
@@ -180,7 +189,11 @@ export function createLoginRoutes(
       ({ Name }) => Name === form.provider && (requested === undefined || requested === Name),
     );
     if (provider === undefined) {
-      log.info({ clientId: client.ClientId, reason: 'provider-not-allowed' }, 'sign-in refused');
+      audit.record(
+        ['sign-in', 'refused'],
+        { clientId: client.ClientId, reason: 'provider-not-allowed' },
+        'sign-in refused',
+      );
       await showLogin(step, { userName: '' });
       return;
     }
@@ -350,7 +363,11 @@ export function createLoginRoutes(
     }
     const result = await credentials.verify(username, password);
     if (result.kind === 'unavailable') {
-      log.info({ clientId: client.ClientId, reason: result.reason }, 'sign-in refused');
+      audit.record(
+        ['sign-in', 'failed'],
+        { clientId: client.ClientId, reason: result.reason },
+        'sign-in refused',
+      );
       ctx.status = 503;
       await showLogin(step, { userName: username, error: 'unavailable' });
       return;
@@ -358,7 +375,11 @@ export function createLoginRoutes(
     const isUsable = result.kind !== 'refused' && !registry.isClientAccount(result.account.accountId);
     if (!isUsable) {
       const reason = result.kind === 'refused' ? result.reason : 'client-account';
-      log.info({ clientId: client.ClientId, reason }, 'sign-in refused');
+      audit.record(
+        ['sign-in', 'refused'],
+        { accountId: accountIdOf(result), clientId: client.ClientId, reason },
+        'sign-in refused',
+      );
       ctx.status = 400;
       await showLogin(step, { userName: username, error: 'credentials' });
       return;
@@ -395,12 +416,16 @@ export function createLoginRoutes(
     await tokens.revokeAccount(accountId, { kept: interaction.uid });
     // The session that the interaction came from is among what has just ended.
     if (interaction.session !== undefined) delete (interaction.session as { uid?: string }).uid;
-    log.info({ clientId: step.client.ClientId, accountId }, 'password changed');
+    audit.record(['password', 'success'], { clientId: step.client.ClientId, accountId }, 'password changed');
     await signIn(step, result.account);
   }
 
   async function signIn(step: Step, { accountId, stamp }: Account): Promise<void> {
-    log.info({ clientId: step.client.ClientId, accountId, identityProvider: 'local' }, 'login finished');
+    audit.record(
+      ['sign-in', 'success'],
+      { clientId: step.client.ClientId, accountId, identityProvider: 'local' },
+      'login finished',
+    );
     await finish(step, {
       // Not remembered beyond the browser's own session, as IdentityServer3's cookie was.
       login: { accountId, amr: ['pwd', 'idp:local'], remember: false, ts: now() },

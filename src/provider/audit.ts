@@ -23,7 +23,7 @@ function nameOf(grantId: string | undefined): string | undefined {
 /** Subscribes the log to everything that the engine tells. */
 export function reportEvents(
   engine: Provider,
-  { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
+  { audit, log, metrics }: Pick<ServerContext, 'audit' | 'log' | 'metrics'>,
 ): void {
   const fieldsOf = (ctx: KoaContextWithOIDC) => ({
     requestId: (ctx.state as { requestId?: string }).requestId,
@@ -34,30 +34,45 @@ export function reportEvents(
   engine.on('grant.success', (ctx) => {
     const { grant_type: grantType = '' } = ctx.oidc.params as { grant_type?: string };
     metrics.countToken({ grantType, clientId: ctx.oidc.client?.clientId ?? '' });
-    log.info({ ...fieldsOf(ctx), grantType, grantId: nameOf(ctx.oidc.entities.Grant?.jti) }, 'token issued');
+    audit.record(
+      ['token', 'success'],
+      { ...fieldsOf(ctx), grantType, grantId: nameOf(ctx.oidc.entities.Grant?.jti) },
+      'token issued',
+    );
   });
-  engine.on('authorization.success', (ctx) => log.info(fieldsOf(ctx), 'authorization answered'));
-  engine.on('end_session.success', (ctx) => log.info(fieldsOf(ctx), 'signed out'));
+  engine.on('authorization.success', (ctx) =>
+    audit.record(['authorization', 'success'], fieldsOf(ctx), 'authorization answered'),
+  );
+  engine.on('end_session.success', (ctx) =>
+    audit.record(['sign-out', 'success'], fieldsOf(ctx), 'signed out'),
+  );
   engine.on('grant.revoked', (ctx, grantId) =>
-    log.warn({ ...fieldsOf(ctx), grantId: nameOf(grantId) }, 'grant revoked'),
+    audit.record(
+      ['revocation', 'success'],
+      { ...fieldsOf(ctx), grantId: nameOf(grantId) },
+      'grant revoked',
+      'warn',
+    ),
   );
 
   const refusals = {
-    'authorization.error': 'authorization refused',
-    'grant.error': 'token refused',
-    'userinfo.error': 'userinfo refused',
-    'end_session.error': 'sign-out refused',
-    'end_session_confirm.error': 'sign-out refused',
+    'authorization.error': ['authorization', 'authorization refused'],
+    'grant.error': ['token', 'token refused'],
+    'userinfo.error': ['token', 'userinfo refused'],
+    'end_session.error': ['sign-out', 'sign-out refused'],
+    'end_session_confirm.error': ['sign-out', 'sign-out refused'],
   } as const;
-  for (const [event, message] of Object.entries(refusals)) {
+  for (const [event, [name, message]] of Object.entries(refusals)) {
     (engine as EventEmitter).on(event, (ctx: KoaContextWithOIDC, err: ProtocolError) => {
       const reason = err.error_detail ?? err.error_description;
       // Somebody has a token that was replaced: it leaked, or the client lost the new one. The family has ended.
       const isReplay = /^refresh token already used/.test(reason ?? '');
       (ctx.state as { protocolError?: string | undefined }).protocolError = reason;
-      log[isReplay ? 'warn' : 'info'](
+      audit.record(
+        [name, 'refused'],
         { ...fieldsOf(ctx), error: err.error, reason },
         isReplay ? 'refresh token replayed' : message,
+        isReplay ? 'warn' : 'info',
       );
     });
   }

@@ -1,6 +1,7 @@
 /** The password grant (RFC 6749 section 4.3) of ResourceOwner clients; the engine has none. */
 import { errors, type Provider, type TokenEndpointGrantContext } from 'oidc-provider';
 import { type Account, toClaims } from '../accounts/accounts.ts';
+import { accountIdOf } from '../accounts/credentials.ts';
 import { offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
 import { collectUserClaims, setAuthentication } from './access-token.ts';
@@ -36,12 +37,12 @@ export function createPasswordGrant(
   provider: Provider,
   {
     accounts,
+    audit,
     credentials,
-    log,
     now,
     registry,
     tokens,
-  }: Pick<ServerContext, 'accounts' | 'credentials' | 'log' | 'now' | 'registry' | 'tokens'>,
+  }: Pick<ServerContext, 'accounts' | 'audit' | 'credentials' | 'now' | 'registry' | 'tokens'>,
 ): (ctx: PasswordGrantContext) => Promise<void> {
   return async function passwordGrant(ctx) {
     const { oidc } = ctx;
@@ -104,13 +105,21 @@ export function createPasswordGrant(
     async function verify(name: string, secret: string): Promise<Account> {
       const result = await credentials.verify(name, secret);
       if (result.kind === 'unavailable') {
-        log.info({ clientId: client.clientId, reason: result.reason }, 'password grant refused');
+        audit.record(
+          ['sign-in', 'failed'],
+          { clientId: client.clientId, reason: result.reason },
+          'password grant refused',
+        );
         throw directoryUnavailable();
       }
       const isAccepted = result.kind === 'accepted' && !registry.isClientAccount(result.account.accountId);
       if (isAccepted) return result.account;
       const reason = result.kind === 'refused' ? result.reason : `${result.kind}, not usable here`;
-      log.info({ clientId: client.clientId, reason }, 'password grant refused');
+      audit.record(
+        ['sign-in', 'refused'],
+        { accountId: accountIdOf(result), clientId: client.clientId, reason },
+        'password grant refused',
+      );
       const refusal = new errors.InvalidGrant(reason);
       // IdentityServer3's words, which clients compare.
       refusal.error_description =

@@ -61,6 +61,7 @@ export interface OidcProvider {
 type Context = Pick<
   ServerContext,
   | 'accounts'
+  | 'audit'
   | 'brand'
   | 'credentials'
   | 'keys'

@@ -118,7 +118,7 @@ export function completeSignOut(
  */
 export function endOvertakenSignIns(
   engine: Provider,
-  { accounts, log, tokens }: Pick<ServerContext, 'accounts' | 'log' | 'tokens'>,
+  { accounts, audit, tokens }: Pick<ServerContext, 'accounts' | 'audit' | 'tokens'>,
 ): void {
   engine.use(async (koaContext, next) => {
     await next();
@@ -127,7 +127,11 @@ export function endOvertakenSignIns(
     if (oidc?.route !== 'resume' || login === undefined || stamp === undefined) return;
     if (await accounts.isUnchanged(login.accountId, stamp)) return;
     await tokens.revokeAccount(login.accountId);
-    log.info({ accountId: login.accountId }, 'sign-in ended: the account was changed meanwhile');
+    audit.record(
+      ['sign-in', 'refused'],
+      { accountId: login.accountId, reason: 'account-changed' },
+      'sign-in ended: the account was changed meanwhile',
+    );
   });
 }
 

@@ -20,7 +20,10 @@ import {
 import { type Credentials, parseBasic, verifySecret } from './client-authentication.ts';
 import { type AccessTokenFacts, toFurtherClaims, toScalar, toTokenClaims } from './token-layout.ts';
 
-type Needs = Pick<ServerContext, 'accounts' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'>;
+type Needs = Pick<
+  ServerContext,
+  'accounts' | 'audit' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+>;
 
 /** What a caller accepts who wants the answer of introspection signed (RFC 9701 section 4). */
 const signedAnswer = 'application/token-introspection+jwt';
@@ -44,7 +47,7 @@ export interface TokenStatusHandlers {
 
 /** Makes the handlers of the two endpoints. */
 export function createTokenStatus(
-  { accounts, keys, log, now, registry, standing, tokens }: Needs,
+  { accounts, audit, keys, log, now, registry, standing, tokens }: Needs,
   {
     verifyAccessToken,
     verifyIdToken,
@@ -88,7 +91,7 @@ export function createTokenStatus(
       ctx.body = '';
       // There is nothing that has a type; oidc-client-ts refuses one that is not JSON.
       ctx.remove('Content-Type');
-      if (hasEnded) log.info(callerFields(caller), 'token revoked');
+      if (hasEnded) audit.record(['revocation', 'success'], callerFields(caller), 'token revoked');
     },
 
     async validateAccessToken(ctx) {
@@ -142,7 +145,7 @@ export function createTokenStatus(
   }
 
   function refuse(ctx: Context, id: string | undefined): Error {
-    log.info({ clientId: id?.slice(0, 100), path: ctx.path }, 'caller refused');
+    audit.record(['token', 'refused'], { clientId: id?.slice(0, 100), path: ctx.path }, 'caller refused');
     const { LegacyErrors, PublicUrl } = registry.configuration.server;
     const error = new errors.InvalidClientAuth('unknown caller or wrong secret');
     // IdentityServer3 answered 401 at introspection alone.

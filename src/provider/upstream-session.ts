@@ -95,12 +95,15 @@ export type EndSession = (reference: UpstreamReference) => Promise<void>;
 export function createUpstreamSignOut(
   {
     accounts,
+    audit,
     externalLogins,
     identityProviders,
-    log,
     registry,
     tokens,
-  }: Pick<ServerContext, 'accounts' | 'externalLogins' | 'identityProviders' | 'log' | 'registry' | 'tokens'>,
+  }: Pick<
+    ServerContext,
+    'accounts' | 'audit' | 'externalLogins' | 'identityProviders' | 'registry' | 'tokens'
+  >,
   endSession: EndSession,
 ): Middleware {
   return async function upstreamSignOut(ctx, next) {
@@ -167,7 +170,8 @@ export function createUpstreamSignOut(
 
   async function end(provider: IdentityProvider, sessions: readonly UpstreamReference[]): Promise<void> {
     for (const session of sessions) await endSession(session);
-    log.info(
+    audit.record(
+      ['sign-out', 'success'],
       { identityProvider: provider.Name, sessions: sessions.length },
       'signed out by the identity provider',
     );

@@ -16,7 +16,7 @@
 import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import type { Account } from '../accounts/accounts.ts';
-import type { PendingChange } from '../accounts/credentials.ts';
+import { accountIdOf, type PendingChange } from '../accounts/credentials.ts';
 import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -41,7 +41,16 @@ import type { WindowsSignIn, WindowsStep } from './windows.ts';
 
 type Needs = Pick<
   ServerContext,
-  'accounts' | 'brand' | 'credentials' | 'log' | 'metrics' | 'now' | 'registry' | 'standing' | 'tokens'
+  | 'accounts'
+  | 'audit'
+  | 'brand'
+  | 'credentials'
+  | 'log'
+  | 'metrics'
+  | 'now'
+  | 'registry'
+  | 'standing'
+  | 'tokens'
 > & {
   csrf: Csrf;
   signer: SamlSigner & { readonly nextCertificate: string | undefined };
@@ -85,10 +94,10 @@ const longestContext = 4096;
 export function createWsFed(needs: Needs): Middleware {
   const {
     accounts,
+    audit,
     brand,
     credentials,
     csrf,
-    log,
     metrics,
     now,
     registry,
@@ -233,9 +242,11 @@ export function createWsFed(needs: Needs): Middleware {
         ctx.redirect(step.url);
         return;
       case 'refused':
-        log.warn(
+        audit.record(
+          ['sign-in', 'refused'],
           { relyingParty: request.party.Name, reason: step.reason, detail: step.detail },
           'Windows sign-in refused',
+          'warn',
         );
         metrics.countWindowsSignIn('refused');
         ctx.status = 403;
@@ -254,7 +265,11 @@ export function createWsFed(needs: Needs): Middleware {
           const isEnded = verdict === 'ended';
           const reason = isEnded ? 'ended-in-directory' : 'directory-unavailable';
           metrics.countWindowsSignIn(isEnded ? 'no-account' : 'not-checked');
-          log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
+          audit.record(
+            ['sign-in', isEnded ? 'refused' : 'failed'],
+            { relyingParty: request.party.Name, accountId: account.accountId, reason },
+            'sign-in refused',
+          );
           ctx.status = isEnded ? 403 : 503;
           showLogin(ctx, request, {
             userName: '',
@@ -311,12 +326,20 @@ export function createWsFed(needs: Needs): Middleware {
     }
     const result = await credentials.verify(userName, form.password ?? '');
     if (result.kind === 'unavailable') {
-      log.info({ relyingParty: request.party.Name, reason: result.reason }, 'sign-in refused');
+      audit.record(
+        ['sign-in', 'failed'],
+        { relyingParty: request.party.Name, reason: result.reason },
+        'sign-in refused',
+      );
       ctx.status = 503;
       showLogin(ctx, request, { userName, error: 'unavailable' });
     } else if (result.kind === 'refused' || registry.isClientAccount(result.account.accountId)) {
       const reason = result.kind === 'refused' ? result.reason : 'client-account';
-      log.info({ relyingParty: request.party.Name, reason }, 'sign-in refused');
+      audit.record(
+        ['sign-in', 'refused'],
+        { accountId: accountIdOf(result), relyingParty: request.party.Name, reason },
+        'sign-in refused',
+      );
       ctx.status = 400;
       showLogin(ctx, request, { userName, error: 'credentials' });
     } else if (result.kind === 'must-change') {
@@ -354,7 +377,11 @@ export function createWsFed(needs: Needs): Middleware {
       return;
     }
     await tokens.revokeAccount(accountId);
-    log.info({ relyingParty: request.party.Name, accountId }, 'password changed');
+    audit.record(
+      ['password', 'success'],
+      { relyingParty: request.party.Name, accountId },
+      'password changed',
+    );
     await finish(ctx, request, result.account, 'password');
   }
 
@@ -389,7 +416,11 @@ export function createWsFed(needs: Needs): Middleware {
         status: 409,
       });
     }
-    log.info({ relyingParty: request.party.Name, accountId, method }, 'login finished');
+    audit.record(
+      ['sign-in', 'success'],
+      { relyingParty: request.party.Name, accountId, method },
+      'login finished',
+    );
     await answer(ctx, request, account, session);
   }
 
@@ -419,7 +450,11 @@ export function createWsFed(needs: Needs): Middleware {
         ? assertion
         : await encryptAssertion(assertion, party.EncryptionCertificate);
     await sessions.note(ctx, session, { realm: party.Realm, replyUrl });
-    log.info({ relyingParty: party.Name, accountId: account.accountId }, 'assertion issued');
+    audit.record(
+      ['token', 'success'],
+      { relyingParty: party.Name, accountId: account.accountId },
+      'assertion issued',
+    );
     allowScript(ctx, scriptHash);
     ctx.type = 'html';
     ctx.body = answerPage({
@@ -435,7 +470,8 @@ export function createWsFed(needs: Needs): Middleware {
     const session = await sessions.find(ctx);
     await sessions.end(ctx);
     const returnUrl = findReturn(singleOf(ctx, 'wreply'), singleOf(ctx, 'wtrealm'));
-    if (session !== undefined) log.info({ accountId: session.accountId }, 'signed out');
+    if (session !== undefined)
+      audit.record(['sign-out', 'success'], { accountId: session.accountId }, 'signed out');
     // Those that are still registered, switched off or not: what an address has become since is not known.
     const parties = (session?.parties ?? []).filter(({ realm, replyUrl }) =>
       registry.configuration.relyingParties.get(realm)?.ReplyUrls.some((url) => url === replyUrl),

@@ -95,7 +95,7 @@ const Ticket = z.object({
   time: z.int(),
 });
 
-type Needs = Pick<ServerContext, 'externalLogins' | 'log' | 'now' | 'registry' | 'tokens'>;
+type Needs = Pick<ServerContext, 'audit' | 'externalLogins' | 'now' | 'registry' | 'tokens'>;
 
 /**
  * Takes the headers of the way Header from everybody who is not the proxy: nothing behind this sees a name that
@@ -119,7 +119,7 @@ export function stripIdentityHeaders({ Header }: WindowsLogin): Middleware {
 
 /** Makes the sign-in; `negotiate` where that is the way. */
 export function createWindowsSignIn(
-  { externalLogins, log, now, registry, tokens }: Needs,
+  { audit, externalLogins, now, registry, tokens }: Needs,
   settings: WindowsLogin,
   negotiate: Negotiate | undefined,
 ): WindowsSignIn {
@@ -217,7 +217,11 @@ export function createWindowsSignIn(
 
     async findAccount({ name, sid }) {
       if (!isUserName(name)) {
-        log.info({ windowsName: name, reason: 'name-unusable' }, 'no account for a Windows user');
+        audit.record(
+          ['sign-in', 'refused'],
+          { windowsName: name, reason: 'name-unusable' },
+          'no account for a Windows user',
+        );
         return 'name-unusable';
       }
       const mapped = mapName(Names, name);
@@ -230,7 +234,11 @@ export function createWindowsSignIn(
         },
       );
       if (result.kind === 'refused') {
-        log.info({ windowsName: name, mapped, reason: result.reason }, 'no account for a Windows user');
+        audit.record(
+          ['sign-in', 'refused'],
+          { windowsName: name, mapped, reason: result.reason },
+          'no account for a Windows user',
+        );
         return result.reason;
       }
       return result.account;

@@ -235,20 +235,20 @@ test('credentials are accepted in any spelling of the name, and refused with a r
     { ...mustChange, proof: undefined },
     { kind: 'must-change', account: bob, proof: undefined },
   );
-  for (const [name, tried, reason] of [
-    ['alice', 'Pass-word-2', 'password'],
-    ['alice', '', 'password'],
-    ['alice', 'x'.repeat(1_000_000), 'password'],
-    ['bob', 'Pass-word-2', 'password'],
-    ['EXAMPLE\\carol', password, 'no-password'],
-    ['dora', password, 'disabled'],
+  for (const [name, tried, reason, accountId] of [
+    ['alice', 'Pass-word-2', 'password', 'Alice'],
+    ['alice', '', 'password', 'Alice'],
+    ['alice', 'x'.repeat(1_000_000), 'password', 'Alice'],
+    ['bob', 'Pass-word-2', 'password', 'bob'],
+    ['EXAMPLE\\carol', password, 'no-password', 'EXAMPLE\\carol'],
+    ['dora', password, 'disabled', 'dora'],
     ['emil', password, 'unknown'],
     ['nobody', password, 'unknown'],
     ['no\0body', password, 'unknown'],
   ] as const) {
     assert.deepEqual(
       await accounts.verifyCredentials(name, tried),
-      { kind: 'refused', reason },
+      { kind: 'refused', reason, ...(accountId === undefined ? undefined : { accountId }) },
       `${name} ${reason}`,
     );
   }

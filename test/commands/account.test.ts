@@ -135,6 +135,7 @@ test('an account without a password is added without asking for one', async (t) 
   assert.deepEqual(await accounts.verifyCredentials('EXAMPLE\\pat', password), {
     kind: 'refused',
     reason: 'no-password',
+    accountId: 'EXAMPLE\\pat',
   });
 });
 

@@ -294,7 +294,7 @@ for (const encryption of ['ldaps', 'StartTLS']) {
       server: { Directory: slapd.settings({ Timeout: 1, ...settings }) },
     });
     assert.ok(isSignedIn((await signIn(server, 'dora')).back));
-    slapd.suspend();
+    await slapd.suspend();
     t.after(() => slapd.child.kill('SIGCONT'));
     const begun = performance.now();
     const { back } = await signIn(server, 'dora');

@@ -1,7 +1,7 @@
 /** A directory for tests: Debian's `slapd`, with a database of its own, encrypted and in clear, on free ports. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,7 +45,7 @@ export interface Slapd {
   /** Starts it again after {@link kill}. */
   restart(): Promise<void>;
   /** Stops it without closing anything, until `SIGCONT`. */
-  suspend(): void;
+  suspend(): Promise<void>;
   /** `Directory` of server.json. */
   settings(more?: Record<string, unknown>): Record<string, unknown>;
 }
@@ -193,8 +193,13 @@ ou: groups
     log: () => text,
     kill,
     restart: start,
-    suspend() {
+    /** Resolves when every thread of it has stopped: on a busy machine some answer a moment longer. */
+    async suspend() {
       child.kill('SIGSTOP');
+      const threads = `/proc/${child.pid}/task`;
+      const isStopped = (thread: string) =>
+        readFileSync(`${threads}/${thread}/stat`, 'utf8').includes(') T ');
+      while (!readdirSync(threads).every(isStopped)) await sleep(5);
     },
     settings: (more = {}) => ({
       Kind: 'OpenLdap',

@@ -1,0 +1,175 @@
+/**
+ * The audit log: who did what, through which client, from where, and what became of it. One JSON object a line, in
+ * the words of docs/audit.md, beside the log and independent of its level. Never a secret, token, code or claim.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks';
+import {
+  closeSync,
+  fchownSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import type { Logger } from './log.ts';
+
+/** What happened. */
+export type AuditEventName =
+  | 'account'
+  | 'authorization'
+  | 'configuration'
+  | 'consent'
+  | 'password'
+  | 'revocation'
+  | 'server'
+  | 'sign-in'
+  | 'sign-out'
+  | 'token';
+
+/** `refused`: somebody was told no. `failed`: it could not be decided, such as while a directory does not answer. */
+export type AuditOutcome = 'failed' | 'refused' | 'success';
+
+/** What is known of it, each member where there is one. */
+export interface AuditFields {
+  readonly accountId?: string | undefined;
+  readonly clientId?: string | undefined;
+  /** Of the WsFed application. */
+  readonly relyingParty?: string | undefined;
+  readonly identityProvider?: string | undefined;
+  /** In our words or those of a specification; what a user has sent is in none. */
+  readonly reason?: string | undefined;
+  readonly [more: string]: unknown;
+}
+
+/** Where a request came from. */
+export interface Origin {
+  readonly requestId: string;
+  readonly clientAddress: string;
+}
+
+export interface Audit extends Disposable {
+  /** Writes an event here and, as `message` with the same fields, to the log. */
+  record(
+    [event, outcome]: readonly [AuditEventName, AuditOutcome],
+    fields: AuditFields,
+    message: string,
+    level?: 'error' | 'info' | 'warn',
+  ): void;
+  /** Whatever is recorded by `work`, also later, has come from there. */
+  within<T>(origin: Origin, work: () => T): T;
+}
+
+export interface AuditOptions {
+  readonly log: Logger;
+  /** Seconds since the epoch. */
+  readonly now: () => number;
+  readonly to: 'folder' | 'none' | 'stdout';
+  /** For a file a day (UTC), `audit-2026-11-24.ndjson`. */
+  readonly folder: string;
+  /** After how many days a file is removed. */
+  readonly keepDays: number;
+  /** What runs a command, where no request does. */
+  readonly actor?: string;
+  /** Default the process's standard output. */
+  readonly stdout?: { write(text: string): unknown };
+}
+
+const daySeconds = 86_400;
+const fileName = /^audit-(\d{4}-\d{2}-\d{2})\.ndjson$/;
+
+/** Opens nothing before the first event. */
+export function createAudit(options: AuditOptions): Audit {
+  const { actor, log, now, stdout = process.stdout, to } = options;
+  const origins = new AsyncLocalStorage<Origin>();
+  const file = to === 'folder' ? openDailyFile(options) : undefined;
+  /** Events that could not be written, since one could. */
+  let lost = 0;
+
+  function write(line: string): void {
+    if (to === 'none') return;
+    try {
+      if (file === undefined) stdout.write(line);
+      else file.write(line);
+      if (lost > 0) log.warn({ events: lost }, 'audit log is written again; events are lost');
+      lost = 0;
+    } catch (err) {
+      lost += 1;
+      // Once an outage: the events themselves are in the log.
+      if (lost === 1) log.error({ err }, 'audit log cannot be written');
+    }
+  }
+
+  return {
+    record([event, outcome], fields, message, level = 'info') {
+      log[level](fields, message);
+      const time = new Date(now() * 1000).toISOString();
+      const { clientAddress, requestId } = origins.getStore() ?? {};
+      const known = { audit: 1, time, event, outcome, requestId, clientAddress, actor };
+      // Last again: what an event is called is not for its fields to say.
+      write(`${JSON.stringify({ ...known, ...fields, ...known, message })}\n`);
+    },
+    within: (origin, work) => origins.run(origin, work),
+    [Symbol.dispose]: () => file?.close(),
+  };
+}
+
+/** Appends to the file of the day; several processes may, a line is written at once. */
+function openDailyFile({
+  folder,
+  keepDays,
+  log,
+  now,
+}: Pick<AuditOptions, 'folder' | 'keepDays' | 'log' | 'now'>) {
+  let day = '';
+  let descriptor: number | undefined;
+
+  function close(): void {
+    if (descriptor !== undefined) closeSync(descriptor);
+    descriptor = undefined;
+  }
+
+  /** Where a command of the superuser is the first to write on a day, the server must be able to go on. */
+  function giveToOwner(file: number): void {
+    const { gid, uid } = statSync(folder);
+    if (fstatSync(file).uid !== uid) fchownSync(file, uid, gid);
+  }
+
+  function removeOld(): void {
+    const oldest = toDay(now() - keepDays * daySeconds);
+    for (const name of readdirSync(folder)) {
+      const of = fileName.exec(name)?.[1];
+      if (of === undefined || of >= oldest) continue;
+      try {
+        unlinkSync(join(folder, name));
+      } catch (err) {
+        // Unless another process was first.
+        if ((err as NodeJS.ErrnoException).code !== 'ENOENT') log.warn({ err }, 'old audit log not removed');
+      }
+    }
+  }
+
+  return {
+    write(line: string) {
+      const today = toDay(now());
+      const isNewDay = today !== day;
+      if (descriptor === undefined || isNewDay) {
+        close();
+        mkdirSync(folder, { recursive: true, mode: 0o700 });
+        descriptor = openSync(join(folder, `audit-${today}.ndjson`), 'a', 0o600);
+        giveToOwner(descriptor);
+        day = today;
+      }
+      writeSync(descriptor, line);
+      if (isNewDay) removeOld();
+    },
+    close,
+  };
+}
+
+function toDay(at: number): string {
+  return new Date(at * 1000).toISOString().slice(0, 10);
+}

@@ -1,0 +1,167 @@
+/** The audit log of a server and of the commands beside it. */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { test } from 'node:test';
+import { install } from '../commands/postern.ts';
+import { createBrowser } from '../support/browser.ts';
+import { basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
+import { startTestServer, type TestServer } from '../support/start-server.ts';
+
+type Line = Record<string, unknown>;
+
+function folderOf({ configDirectory }: Pick<TestServer, 'configDirectory'>): string {
+  return join(dirname(configDirectory), 'data/audit');
+}
+
+function read(folder: string): { lines: Line[]; text: string } {
+  const text = readdirSync(folder)
+    .sort()
+    .map((name) => readFileSync(join(folder, name), 'utf8'))
+    .join('');
+  return {
+    text,
+    lines: text
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as Line),
+  };
+}
+
+const toFolder = { Audit: { To: 'folder' } };
+
+test('who signs in, what is issued and what is refused is written, with where it came from and without a secret', async (t) => {
+  const server = await startTestServer(t, { server: toFolder });
+  const { issuer } = server;
+  const tokens = await signInAndRedeem({ issuer, ...mvc });
+  const desk = { grant_type: 'password', username: 'alice', scope: 'openid' };
+  const refused = await post(
+    `${issuer}/connect/token`,
+    { ...desk, password: 'Wrong-word-1' },
+    basic('desk', 'desk-secret'),
+  );
+  assert.equal(refused.status, 400);
+  await post(`${issuer}/connect/token`, { grant_type: 'client_credentials' }, basic('batch', 'no-secret'));
+  await createBrowser().request(`${issuer}/connect/authorize?client_id=nobody`);
+
+  const { lines, text } = read(folderOf(server));
+  const find = (event: string, outcome: string) =>
+    lines.filter((line) => line.event === event && line.outcome === outcome);
+  const [signIn] = find('sign-in', 'success');
+  const { time, requestId, ...rest } = signIn ?? {};
+  assert.deepEqual(rest, {
+    audit: 1,
+    event: 'sign-in',
+    outcome: 'success',
+    clientAddress: '127.0.0.1',
+    clientId: 'mvc',
+    accountId: 'alice',
+    identityProvider: 'local',
+    message: 'login finished',
+  });
+  assert.match(String(time), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z$/);
+  assert.match(String(requestId), /^[\w-]{12}$/);
+  assert.equal(find('authorization', 'success').length, 1);
+  assert.equal(find('token', 'success')[0]?.grantType, 'authorization_code');
+  assert.deepEqual(
+    find('sign-in', 'refused').map(({ accountId, clientId, reason }) => [accountId, clientId, reason]),
+    [['alice', 'desk', 'password']],
+  );
+  assert.ok(find('token', 'refused').some(({ error }) => error === 'invalid_client'));
+  assert.equal(find('authorization', 'refused').length, 1);
+  assert.equal(find('server', 'success')[0]?.message, 'listening');
+
+  for (const secret of ['Wrong-word-1', 'desk-secret', 'no-secret', 'mvc-secret', 'Pass']) {
+    assert.ok(!text.includes(secret), secret);
+  }
+  for (const token of Object.values(tokens).filter(
+    (value) => typeof value === 'string' && value.length > 20,
+  )) {
+    assert.ok(!text.includes(String(token)));
+  }
+  if (process.platform !== 'win32') {
+    const [name = ''] = readdirSync(folderOf(server));
+    assert.equal(statSync(join(folderOf(server), name)).mode & 0o077, 0, 'for nobody else');
+  }
+});
+
+test('a change of the configuration names its files and properties, with the hashes before and after', async (t) => {
+  const server = await startTestServer(t, { server: toFolder });
+  server.write('clients/batch.json', { AccessTokenLifetime: 120 });
+  server.write('resources/reports.json', { Scopes: [{ Name: 'reports' }] });
+  assert.equal(await server.reload(), true);
+  server.write('clients/batch.json', { AccessTokenLifetyme: 120 });
+  assert.equal(await server.reload(), false);
+
+  const lines = read(folderOf(server)).lines.filter(({ event }) => event === 'configuration');
+  const all = lines.flatMap(({ changes }) => (changes as Line[] | undefined) ?? []);
+  const batch = all.find(({ file }) => file === 'clients/batch.json');
+  assert.deepEqual(batch?.properties, ['AccessTokenLifetime']);
+  assert.match(String(batch?.before), /^[0-9a-f]{64}$/);
+  assert.notEqual(batch?.before, batch?.after);
+  const added = all.find(({ file }) => file === 'resources/reports.json');
+  assert.deepEqual([added?.before, added?.properties], [undefined, ['Scopes']]);
+  assert.ok(lines.some(({ outcome }) => outcome === 'refused'));
+});
+
+test('a day has a file, and files that are older than KeepDays are removed', async (t) => {
+  let now = Math.floor(Date.parse('2027-03-01T23:59:58Z') / 1000);
+  const server = await startTestServer(t, {
+    server: { Audit: { To: 'folder', KeepDays: 30 } },
+    now: () => now,
+  });
+  const folder = folderOf(server);
+  for (const name of ['audit-2027-01-29.ndjson', 'audit-2027-01-31.ndjson', 'notes.txt']) {
+    writeFileSync(join(folder, name), '');
+  }
+  now += 60;
+  await post(
+    `${server.issuer}/connect/token`,
+    { grant_type: 'client_credentials' },
+    basic('batch', 'batch-secret'),
+  );
+  assert.deepEqual(readdirSync(folder).sort(), [
+    'audit-2027-01-31.ndjson',
+    'audit-2027-03-01.ndjson',
+    'audit-2027-03-02.ndjson',
+    'notes.txt',
+  ]);
+});
+
+test('a folder that cannot be written stops nobody, and the log says so once', async (t) => {
+  const server = await startTestServer(t, {
+    server: { Audit: { To: 'folder', Folder: 'blocked/audit' } },
+    files: { blocked: 'a file where the folder would be' },
+  });
+  for (let count = 0; count < 2; count += 1) {
+    const answer = await post(
+      `${server.issuer}/connect/token`,
+      { grant_type: 'client_credentials' },
+      basic('batch', 'batch-secret'),
+    );
+    assert.equal(answer.status, 200);
+  }
+  const said = server.logged.filter(({ msg }) => msg === 'audit log cannot be written');
+  assert.deepEqual([said.length, said[0]?.level], [1, 'error']);
+});
+
+test('what an administrator does by command is written with who did it', async (t) => {
+  const { run, folder } = await install(t, { server: toFolder });
+  assert.equal((await run(['migrate'])).code, 0);
+  assert.equal((await run(['account', 'add', 'zoe', '--no-password'])).code, 0);
+  assert.equal((await run(['account', 'disable', 'zoe'])).code, 0);
+  assert.equal((await run(['account', 'enable', 'zoe'])).code, 0);
+  assert.equal((await run(['account', 'remove', 'zoe', '--yes'])).code, 0);
+  const { lines } = read(join(folder, 'data/audit'));
+  assert.deepEqual(
+    lines.map(({ event, accountId, message }) => [event, accountId, message]),
+    ['added', 'disabled', 'enabled', 'removed'].map((done) => ['account', 'zoe', `account ${done}`]),
+  );
+  assert.ok(lines.every(({ actor }) => typeof actor === 'string' && actor !== ''));
+});
+
+test('without Audit there is no file', async (t) => {
+  const server = await startTestServer(t);
+  await signInAndRedeem({ issuer: server.issuer, ...mvc });
+  assert.ok(!existsSync(folderOf(server)));
+});
