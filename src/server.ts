@@ -14,7 +14,12 @@ import { createExternalLogins } from './accounts/external-logins.ts';
 import { createStanding } from './accounts/standing.ts';
 import { createAudit } from './audit.ts';
 import { changesBetween } from './config/changes.ts';
-import { type Configuration, federationMetadataPath, loadConfiguration } from './config/load.ts';
+import {
+  type Configuration,
+  federationMetadataPath,
+  type KeyLocation,
+  loadConfiguration,
+} from './config/load.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError, ServerError } from './errors.ts';
@@ -36,7 +41,7 @@ import {
   securityHeaders,
   servePublicOrigin,
 } from './http/middleware.ts';
-import { endOf, readCertificateFile } from './keys/key-file.ts';
+import { endOf, type KeyFiles, readCertificateFile } from './keys/key-file.ts';
 import { type FurtherKey, type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
 import { type WatchedCertificate, watchCertificates } from './keys/watch-certificates.ts';
@@ -339,9 +344,7 @@ export function toKeySource({ server }: Configuration): KeySource {
   }
   return {
     kind: 'files',
-    keyFile: certificate.KeyFile,
-    certificateFile: certificate.CertificateFile,
-    passphrase: certificate.Passphrase,
+    files: toKeyFiles(certificate),
     publishedFiles: certificate.PublishedCertificateFiles,
     cookieKeys,
   };
@@ -379,12 +382,7 @@ function certificatesOf(
 
 /** Where the keys for further algorithms are. */
 export function toFurtherKeys({ server }: Configuration): FurtherKey[] {
-  return server.FurtherSigningKeys.map(({ Algorithm, CertificateFile, KeyFile, Passphrase }) => ({
-    algorithm: Algorithm,
-    keyFile: KeyFile,
-    certificateFile: CertificateFile,
-    passphrase: Passphrase,
-  }));
+  return server.FurtherSigningKeys.map((key) => ({ algorithm: key.Algorithm, ...toKeyFiles(key) }));
 }
 
 /** Where the key of the WsFed application is. */
@@ -393,11 +391,13 @@ export function toSamlKeySource({ server }: Configuration): SamlKeySource {
   if (certificate === undefined) return { kind: 'generated', folder: `${server.DataFolder}/keys` };
   return {
     kind: 'files',
-    keyFile: certificate.KeyFile,
-    certificateFile: certificate.CertificateFile,
+    files: toKeyFiles(certificate),
     nextCertificateFile: certificate.NextCertificateFile,
-    passphrase: certificate.Passphrase,
   };
+}
+
+function toKeyFiles({ CertificateFile, KeyFile, Passphrase }: KeyLocation): KeyFiles {
+  return { keyFile: KeyFile, certificateFile: CertificateFile, passphrase: Passphrase };
 }
 
 /** The stylesheet and the logo, named by their content so that browsers may keep them for ever. */

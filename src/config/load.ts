@@ -31,6 +31,7 @@ import {
   type DemoAccount,
   DemoAccounts,
   isLoopback,
+  type KeySettings,
   ProviderRegistration,
   RelyingPartyRegistration,
   ResourceRegistration,
@@ -51,6 +52,13 @@ export interface SecretHash {
   /** Seconds since the epoch; undefined never ends. */
   expiresAt?: number;
   description?: string;
+}
+
+/** Where a key is: absolute paths of PEM files, or of a PFX file as `KeyFile`. */
+export interface KeyLocation {
+  KeyFile: string;
+  CertificateFile?: string;
+  Passphrase?: string;
 }
 
 /** The settings with absolute paths, and with the secrets that the server itself needs. */
@@ -75,28 +83,13 @@ export type Server = DeepReadonly<
       CaCertificates?: string;
     };
     PasswordVerifier?: Omit<NonNullable<ServerSettings['PasswordVerifier']>, 'Secret'> & { Secret: string };
-    OidcSigningCertificate?: {
-      CertificateFile?: string;
-      KeyFile: string;
-      Passphrase?: string;
-      PublishedCertificateFiles: string[];
-    };
+    OidcSigningCertificate?: KeyLocation & { PublishedCertificateFiles: string[] };
     WsFed: { PublicUrl: string };
-    WsFedSigningCertificate?: {
-      CertificateFile?: string;
-      KeyFile: string;
-      Passphrase?: string;
-      NextCertificateFile?: string;
-    };
+    WsFedSigningCertificate?: KeyLocation & { NextCertificateFile?: string };
     CookieKeys?: string[];
-    FurtherSigningKeys: {
-      Algorithm: SigningAlgorithm;
-      KeyFile: string;
-      CertificateFile?: string;
-      Passphrase?: string;
-    }[];
+    FurtherSigningKeys: (KeyLocation & { Algorithm: SigningAlgorithm })[];
     Listener: Omit<ServerSettings['Listener'], 'Tls'> & {
-      Tls?: { CertificateFile: string; KeyFile: string; Passphrase?: string };
+      Tls?: KeyLocation & { CertificateFile: string };
     };
     Database: Omit<ServerSettings['Database'], 'Connection'> & { Connection?: string };
     WindowsLogin?: Omit<NonNullable<ServerSettings['WindowsLogin']>, 'Header' | 'Ticket'> & {
@@ -532,6 +525,7 @@ function completeServer(
     }
     return absolute;
   };
+  const files = { existing, report, secrets };
   const longSecrets = (references: readonly SecretReference[], property: string): string[] =>
     references.map((reference, index) => {
       const path = `${property}[${index}]`;
@@ -575,33 +569,12 @@ function completeServer(
         }),
     ...(WsFedSigningCertificate === undefined
       ? undefined
-      : {
-          WsFedSigningCertificate: completeWsFedCertificate(
-            WsFedSigningCertificate,
-            existing,
-            secrets,
-            report,
-          ),
-        }),
-    FurtherSigningKeys: FurtherSigningKeys.map(
-      ({ Algorithm, CertificateFile, KeyFile, Passphrase }, index) => {
-        const at = `FurtherSigningKeys[${index}]`;
-        const passphrase = Passphrase && resolveSecret(Passphrase, `${at}.Passphrase`, secrets, report);
-        return {
-          Algorithm,
-          KeyFile: existing(KeyFile, `${at}.KeyFile`),
-          ...(CertificateFile === undefined
-            ? undefined
-            : { CertificateFile: existing(CertificateFile, `${at}.CertificateFile`) }),
-          ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
-        };
-      },
-    ),
-    Listener: completeListener(
-      settings.Listener,
-      { existing, publicUrl: settings.PublicUrl, secrets },
-      report,
-    ),
+      : { WsFedSigningCertificate: completeWsFedCertificate(WsFedSigningCertificate, files) }),
+    FurtherSigningKeys: FurtherSigningKeys.map(({ Algorithm, ...key }, index) => ({
+      Algorithm,
+      ...completeKey(key, `FurtherSigningKeys[${index}]`, files),
+    })),
+    Listener: completeListener(settings.Listener, settings.PublicUrl, files),
     Database: completeDatabase(settings.Database, { existing, home, secrets }, report),
     DataFolder: resolve(home, settings.DataFolder),
     Audit: { ...settings.Audit, Folder: resolve(home, settings.Audit.Folder) },
@@ -613,7 +586,7 @@ function completeServer(
     },
     ...(OidcSigningCertificate === undefined
       ? undefined
-      : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, existing, secrets, report) }),
+      : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, files) }),
     ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
     ...(Directory === undefined ? undefined : { Directory: completeDirectory(Directory, secrets, report) }),
     ...(PasswordVerifier === undefined
@@ -657,27 +630,16 @@ function completeDirectory(
 
 function completeListener(
   { Tls, ...settings }: ServerSettings['Listener'],
-  {
-    existing,
-    publicUrl,
-    secrets,
-  }: { existing: (file: string, path: string) => string; publicUrl: string; secrets: SecretSources },
-  report: Report,
+  publicUrl: string,
+  files: FileSources,
 ): Server['Listener'] {
   if (Tls === undefined) return settings;
   if (!publicUrl.startsWith('https:')) {
-    report({ path: 'Listener.Tls', message: 'needs a PublicUrl that begins with https:' });
+    files.report({ path: 'Listener.Tls', message: 'needs a PublicUrl that begins with https:' });
   }
-  const passphrase =
-    Tls.Passphrase && resolveSecret(Tls.Passphrase, 'Listener.Tls.Passphrase', secrets, report);
-  return {
-    ...settings,
-    Tls: {
-      CertificateFile: existing(Tls.CertificateFile, 'Listener.Tls.CertificateFile'),
-      KeyFile: existing(Tls.KeyFile, 'Listener.Tls.KeyFile'),
-      ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
-    },
-  };
+  const { CertificateFile } = Tls;
+  // Completed with the key; here it is always one.
+  return { ...settings, Tls: { CertificateFile, ...completeKey(Tls, 'Listener.Tls', files) } };
 }
 
 function completeDatabase(
@@ -728,30 +690,38 @@ function completeWindowsLogin(
   };
 }
 
-function completeCertificate(
-  {
-    CertificateFile,
-    KeyFile,
-    Passphrase,
-    PublishedCertificateFiles,
-  }: NonNullable<ServerSettings['OidcSigningCertificate']>,
-  existing: (file: string, path: string) => string,
-  secrets: SecretSources,
-  report: Report,
-): NonNullable<Server['OidcSigningCertificate']> {
-  const passphrase =
-    Passphrase === undefined
-      ? undefined
-      : resolveSecret(Passphrase, 'OidcSigningCertificate.Passphrase', secrets, report);
+/** What a file or a passphrase that the configuration names is looked up by. */
+interface FileSources {
+  /** The absolute path, after a look whether the file is there. */
+  readonly existing: (file: string, path: string) => string;
+  readonly secrets: SecretSources;
+  readonly report: Report;
+}
+
+function completeKey(
+  { CertificateFile, KeyFile, Passphrase }: KeySettings,
+  at: string,
+  { existing, report, secrets }: FileSources,
+): KeyLocation {
+  const passphrase = Passphrase && resolveSecret(Passphrase, `${at}.Passphrase`, secrets, report);
   return {
-    KeyFile: existing(KeyFile, 'OidcSigningCertificate.KeyFile'),
-    PublishedCertificateFiles: PublishedCertificateFiles.map((file, index) =>
-      existing(file, `OidcSigningCertificate.PublishedCertificateFiles[${index}]`),
-    ),
+    KeyFile: existing(KeyFile, `${at}.KeyFile`),
     ...(CertificateFile === undefined
       ? undefined
-      : { CertificateFile: existing(CertificateFile, 'OidcSigningCertificate.CertificateFile') }),
+      : { CertificateFile: existing(CertificateFile, `${at}.CertificateFile`) }),
     ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+  };
+}
+
+function completeCertificate(
+  { PublishedCertificateFiles, ...key }: NonNullable<ServerSettings['OidcSigningCertificate']>,
+  files: FileSources,
+): NonNullable<Server['OidcSigningCertificate']> {
+  return {
+    ...completeKey(key, 'OidcSigningCertificate', files),
+    PublishedCertificateFiles: PublishedCertificateFiles.map((file, index) =>
+      files.existing(file, `OidcSigningCertificate.PublishedCertificateFiles[${index}]`),
+    ),
   };
 }
 
@@ -762,31 +732,14 @@ function wsFedUrlOf(publicUrl: string): string {
 }
 
 function completeWsFedCertificate(
-  {
-    CertificateFile,
-    KeyFile,
-    NextCertificateFile,
-    Passphrase,
-  }: NonNullable<ServerSettings['WsFedSigningCertificate']>,
-  existing: (file: string, path: string) => string,
-  secrets: SecretSources,
-  report: Report,
+  { NextCertificateFile: next, ...key }: NonNullable<ServerSettings['WsFedSigningCertificate']>,
+  files: FileSources,
 ): NonNullable<Server['WsFedSigningCertificate']> {
-  const passphrase =
-    Passphrase === undefined
-      ? undefined
-      : resolveSecret(Passphrase, 'WsFedSigningCertificate.Passphrase', secrets, report);
   return {
-    ...(CertificateFile === undefined
+    ...completeKey(key, 'WsFedSigningCertificate', files),
+    ...(next === undefined
       ? undefined
-      : { CertificateFile: existing(CertificateFile, 'WsFedSigningCertificate.CertificateFile') }),
-    KeyFile: existing(KeyFile, 'WsFedSigningCertificate.KeyFile'),
-    ...(NextCertificateFile === undefined
-      ? undefined
-      : {
-          NextCertificateFile: existing(NextCertificateFile, 'WsFedSigningCertificate.NextCertificateFile'),
-        }),
-    ...(passphrase === undefined ? undefined : { Passphrase: passphrase }),
+      : { NextCertificateFile: files.existing(next, 'WsFedSigningCertificate.NextCertificateFile') }),
   };
 }
 

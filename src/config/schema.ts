@@ -124,6 +124,28 @@ export const SecretReference = z.union(
 );
 export type SecretReference = z.output<typeof SecretReference>;
 
+/** Where a key is, and its certificate. */
+function keyProperties(key: string) {
+  return {
+    CertificateFile: text()
+      .optional()
+      .meta({ description: 'PEM file with the certificate of the key, where it is not in KeyFile.' }),
+    KeyFile: text().meta({
+      description: `PEM file with the ${key}, or PFX file with the key and its certificate.`,
+    }),
+    Passphrase: SecretReference.optional().meta({
+      description: 'Where the passphrase of the key is, if it is encrypted.',
+    }),
+  };
+}
+
+/** The settings of a key, before its files and its passphrase are looked up. */
+export interface KeySettings {
+  readonly CertificateFile?: string | undefined;
+  readonly KeyFile: string;
+  readonly Passphrase?: SecretReference | undefined;
+}
+
 const secretTypes = ['SharedSecret', 'X509Thumbprint', 'X509Name', 'X509CertificateBase64'] as const;
 
 /** One secret of a client or of a resource. */
@@ -391,16 +413,7 @@ export const ServerSettings = z.strictObject({
     .meta({ description: 'How users are signed in by Windows, where EnableWindowsLogin is true.' }),
   OidcSigningCertificate: z
     .strictObject({
-      CertificateFile: text()
-        .optional()
-        .meta({ description: 'PEM file with the certificate of the key, where it is not in KeyFile.' }),
-      KeyFile: text().meta({
-        description:
-          'PEM file with the RSA private key that signs tokens, or PFX file with the key and its certificate.',
-      }),
-      Passphrase: SecretReference.optional().meta({
-        description: 'Where the passphrase of the key is, if it is encrypted.',
-      }),
+      ...keyProperties('RSA private key that signs tokens'),
       PublishedCertificateFiles: list(text()).default([]).meta({
         description:
           'PEM files with the certificates of keys that do not sign here and are published all the same: the next one ahead of its time, and the last one while tokens that it signed are good. A key is published by the name of its certificate, so this does not help for a key that signed without a certificate.',
@@ -418,15 +431,7 @@ export const ServerSettings = z.strictObject({
           description:
             'What it signs by: RS256 and PS256 need an RSA key, ES256 one of the curve P-256, ES384 of P-384, EdDSA of Ed25519.',
         }),
-        KeyFile: text().meta({
-          description: 'PEM file with the private key, or PFX file with the key and its certificate.',
-        }),
-        CertificateFile: text()
-          .optional()
-          .meta({ description: 'PEM file with the certificate of the key, where it has one.' }),
-        Passphrase: SecretReference.optional().meta({
-          description: 'Where the passphrase of the key is, if it is encrypted.',
-        }),
+        ...keyProperties('private key'),
       }),
     )
     .default([])
@@ -436,16 +441,7 @@ export const ServerSettings = z.strictObject({
     }),
   WsFedSigningCertificate: z
     .strictObject({
-      CertificateFile: text()
-        .optional()
-        .meta({ description: 'PEM file with the certificate of the key, where it is not in KeyFile.' }),
-      KeyFile: text().meta({
-        description:
-          'PEM file with the RSA private key that signs assertions, or PFX file with the key and its certificate.',
-      }),
-      Passphrase: SecretReference.optional().meta({
-        description: 'Where the passphrase of the key is, if it is encrypted.',
-      }),
+      ...keyProperties('RSA private key that signs assertions'),
       NextCertificateFile: text().optional().meta({
         description:
           'PEM file with the certificate of the next key: the metadata has it before the key signs.',

@@ -7,9 +7,16 @@ import { readFileSync } from 'node:fs';
 import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 
-export interface KeyFile {
+/** Where a key is; the passphrase is resolved already. */
+export interface KeyFiles {
+  readonly keyFile: string;
+  /** Instead of the one in a PFX file. */
+  readonly certificateFile: string | undefined;
+  readonly passphrase: string | undefined;
+}
+
+interface KeyPair {
   readonly key: KeyObject;
-  /** Of a PFX file. */
   readonly certificate: X509Certificate | undefined;
 }
 
@@ -25,19 +32,32 @@ const keyTypes: Readonly<Record<SigningAlgorithm, { name: string; type: string; 
 };
 
 /**
- * Reads a key and checks that it can sign.
+ * Reads a key, with its certificate where it has one, and checks that it can sign.
  *
- * @param property where the configuration names the file, for whoever has to mend it
+ * @param property what names the files in the configuration, for whoever has to mend it
  * @throws {ServerError} ERR_KEY_UNUSABLE, with the file and the reason
  */
-export async function readKeyFile(
+export async function readKeyPair(
+  { certificateFile, keyFile, passphrase }: KeyFiles,
+  { algorithm = usualAlgorithm, property }: { algorithm?: SigningAlgorithm; property: string },
+): Promise<KeyPair> {
+  const found = await readKeyFile(keyFile, { algorithm, passphrase, property: `${property}.KeyFile` });
+  if (certificateFile === undefined) return found;
+  const certificate = readCertificateFile(certificateFile);
+  if (!certificate.checkPrivateKey(found.key)) {
+    throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
+  }
+  return { key: found.key, certificate };
+}
+
+async function readKeyFile(
   file: string,
   {
-    algorithm = usualAlgorithm,
+    algorithm,
     passphrase,
     property,
-  }: { algorithm?: SigningAlgorithm; passphrase: string | undefined; property: string },
-): Promise<KeyFile> {
+  }: { algorithm: SigningAlgorithm; passphrase: string | undefined; property: string },
+): Promise<KeyPair> {
   try {
     const content = readFileSync(file);
     // A PEM file is text, and DER begins with a sequence.
@@ -84,13 +104,13 @@ export function endOf({ validTo }: X509Certificate): number {
   return Math.floor(Date.parse(validTo) / 1000);
 }
 
-function openPem(content: Buffer, passphrase: string | undefined): KeyFile {
+function openPem(content: Buffer, passphrase: string | undefined): KeyPair {
   const key = createPrivateKey({ key: content, ...(passphrase === undefined ? undefined : { passphrase }) });
   return { key, certificate: undefined };
 }
 
 /** Only opens it: what is in it is read and used by Node's own cryptography. */
-async function openPfx(content: Buffer, passphrase = ''): Promise<KeyFile> {
+async function openPfx(content: Buffer, passphrase = ''): Promise<KeyPair> {
   // Loaded only here: it is large, and most keys are PEM files.
   const { default: forge } = await import('node-forge');
   const { asn1, pkcs12, pki } = forge;

@@ -18,7 +18,7 @@ import {
 } from 'jose';
 import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { endOf, readCertificateFile, readKeyFile } from './key-file.ts';
+import { endOf, type KeyFiles, readCertificateFile, readKeyPair } from './key-file.ts';
 
 export interface SigningKeys {
   /** The private keys in the engine's form; the first of an algorithm signs. */
@@ -44,20 +44,16 @@ export type KeySource =
   | { readonly kind: 'generated'; readonly folder: string }
   | {
       readonly kind: 'files';
-      readonly keyFile: string;
-      readonly certificateFile: string | undefined;
-      readonly passphrase: string | undefined;
+      /** Of the key that signs. */
+      readonly files: KeyFiles;
       /** Certificates of keys that are published and do not sign. */
       readonly publishedFiles: readonly string[];
       readonly cookieKeys: readonly string[];
     };
 
 /** A key beside the one that signs where nothing else is said. */
-export interface FurtherKey {
+export interface FurtherKey extends KeyFiles {
   readonly algorithm: SigningAlgorithm;
-  readonly keyFile: string;
-  readonly certificateFile: string | undefined;
-  readonly passphrase: string | undefined;
 }
 
 /** A key with its name. */
@@ -82,25 +78,14 @@ export async function loadKeys(source: KeySource, further: readonly FurtherKey[]
   }
   if (source.kind === 'generated') return loadGenerated(source.folder, others);
 
-  const { cookieKeys, publishedFiles, ...files } = source;
+  const { cookieKeys, files, publishedFiles } = source;
   const main = await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate');
   const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificateFile(file))));
   return assemble([main, ...others], cookieKeys, published);
 }
 
-async function loadKey(
-  { algorithm, certificateFile, keyFile, passphrase }: FurtherKey,
-  property: string,
-): Promise<NamedKey> {
-  const { key, certificate: own } = await readKeyFile(keyFile, {
-    algorithm,
-    passphrase,
-    property: `${property}.KeyFile`,
-  });
-  const certificate = certificateFile === undefined ? own : readCertificateFile(certificateFile);
-  if (certificate !== undefined && !certificate.checkPrivateKey(key)) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
-  }
+async function loadKey({ algorithm, ...files }: FurtherKey, property: string): Promise<NamedKey> {
+  const { key, certificate } = await readKeyPair(files, { algorithm, property });
   const jwk = await exportJWK(key);
   const kid = certificate === undefined ? await nameKey(jwk) : thumbprintOf(certificate);
   return { algorithm, property, jwk: { ...jwk, kid }, certificate };

@@ -2,7 +2,7 @@
 import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import { ServerError } from '../errors.ts';
-import { endOf, readCertificateFile, readKeyFile } from './key-file.ts';
+import { endOf, type KeyFiles, readCertificateFile, readKeyPair } from './key-file.ts';
 import { readOrMake } from './keys.ts';
 
 export interface SamlSigningKey {
@@ -20,10 +20,8 @@ export type SamlKeySource =
   | { readonly kind: 'generated'; readonly folder: string }
   | {
       readonly kind: 'files';
-      readonly keyFile: string;
-      readonly certificateFile: string | undefined;
+      readonly files: KeyFiles;
       readonly nextCertificateFile: string | undefined;
-      readonly passphrase: string | undefined;
     };
 
 const daySeconds = 86_400;
@@ -44,17 +42,12 @@ export async function loadSamlSigningKey(source: SamlKeySource): Promise<SamlSig
       expiresAt: endOf(new X509Certificate(Buffer.from(made.certificate, 'base64'))),
     };
   }
-  const { certificateFile, keyFile, nextCertificateFile, passphrase } = source;
-  const property = 'WsFedSigningCertificate.KeyFile';
-  const { key, certificate: own } = await readKeyFile(keyFile, { passphrase, property });
-  const certificate = certificateFile === undefined ? own : readCertificateFile(certificateFile);
+  const { files, nextCertificateFile } = source;
+  const { key, certificate } = await readKeyPair(files, { property: 'WsFedSigningCertificate' });
   if (certificate === undefined) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `there is no certificate for ${keyFile}`, {
+    throw new ServerError('ERR_KEY_UNUSABLE', `there is no certificate for ${files.keyFile}`, {
       hint: 'WsFedSigningCertificate.CertificateFile names it, or a PFX file has it',
     });
-  }
-  if (!certificate.checkPrivateKey(key)) {
-    throw new ServerError('ERR_KEY_UNUSABLE', `${certificateFile} is not the certificate of ${keyFile}`);
   }
   const privateKey = key.export({ format: 'pem', type: 'pkcs8' }).toString();
   const next = nextCertificateFile === undefined ? undefined : readCertificateFile(nextCertificateFile);

@@ -24,8 +24,9 @@ test('a key and a certificate are made that the server can sign with, and never 
   const [keyFile, certificateFile] = [join(directory, 'certs/wsfed.key'), join(directory, 'certs/wsfed.crt')];
   assert.equal(statSync(keyFile).mode & 0o077, 0, "the key is its owner's");
   const key = await loadSamlSigningKey({
-    ...{ kind: 'files', keyFile, certificateFile },
-    ...{ nextCertificateFile: undefined, passphrase: undefined },
+    kind: 'files',
+    files: { keyFile, certificateFile, passphrase: undefined },
+    nextCertificateFile: undefined,
   });
   const days = (key.expiresAt - Date.now() / 1000) / 86_400;
   assert.ok(days > 29.9 && days <= 30, String(days));

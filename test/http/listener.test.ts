@@ -4,7 +4,7 @@ import { copyFileSync, readFileSync, utimesSync } from 'node:fs';
 import { get as getPlain, Agent as PlainAgent } from 'node:http';
 import { Agent, get } from 'node:https';
 import { dirname, join } from 'node:path';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect } from 'node:tls';
 import { loadConfiguration } from '../../src/config/load.ts';
@@ -16,6 +16,18 @@ const fixture = (name: string) => join(import.meta.dirname, '../fixtures/tls', n
 const text = (name: string) => readFileSync(fixture(name), 'utf8');
 const tls = { CertificateFile: 'tls.pem', KeyFile: 'tls-key.pem' };
 const files = { 'tls.pem': text('localhost.pem'), 'tls-key.pem': text('key.pem') };
+
+async function startTlsServer(t: TestContext) {
+  const port = await findFreePort();
+  const server = await startTestServer(t, {
+    server: {
+      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
+      Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
+    },
+    files,
+  });
+  return { port, server };
+}
 
 /** The name in the certificate that the port shows. */
 function nameAt(port: number): Promise<string> {
@@ -30,14 +42,7 @@ function nameAt(port: number): Promise<string> {
 }
 
 test('with Listener.Tls it serves https itself, and takes up a certificate that is renewed in its files', async (t) => {
-  const port = await findFreePort();
-  const server = await startTestServer(t, {
-    server: {
-      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
-      Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
-    },
-    files,
-  });
+  const { port, server } = await startTlsServer(t);
   assert.equal(server.url, `https://127.0.0.1:${port}`);
   const agent = new Agent({ ca: text('root.pem') });
   t.after(() => agent.destroy());
@@ -57,14 +62,7 @@ test('with Listener.Tls it serves https itself, and takes up a certificate that 
 });
 
 test('a half-written certificate leaves the one in use', async (t) => {
-  const port = await findFreePort();
-  const server = await startTestServer(t, {
-    server: {
-      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
-      Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
-    },
-    files,
-  });
+  const { port, server } = await startTlsServer(t);
   server.write('../tls.pem', 'half a certificate');
   for (let attempt = 0; attempt < 50 && !server.logText().includes('cannot be renewed'); attempt += 1)
     await sleep(200);
