@@ -1,6 +1,6 @@
 /** The audit log of a server and of the commands beside it. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { install } from '../commands/postern.ts';
@@ -143,6 +143,54 @@ test('a folder that cannot be written stops nobody, and the log says so once', a
   }
   const said = server.logged.filter(({ msg }) => msg === 'audit log cannot be written');
   assert.deepEqual([said.length, said[0]?.level], [1, 'error']);
+});
+
+test('when the folder can be written again, the log says how many events are lost', async (t) => {
+  const server = await startTestServer(t, {
+    server: { Audit: { To: 'folder', Folder: 'blocked/audit' } },
+    files: { blocked: 'a file where the folder would be' },
+  });
+  const ask = () =>
+    post(
+      `${server.issuer}/connect/token`,
+      { grant_type: 'client_credentials' },
+      basic('batch', 'batch-secret'),
+    );
+  await ask();
+  const blocked = join(dirname(server.configDirectory), 'blocked');
+  rmSync(blocked);
+  await ask();
+  await ask();
+  const said = server.logged.filter(({ msg }) => String(msg).startsWith('audit log is written again'));
+  // That the server listens, and the first token.
+  assert.deepEqual(
+    said.map(({ events }) => events),
+    [2],
+  );
+  assert.equal(read(join(blocked, 'audit')).lines.length, 2);
+});
+
+test('on standard output its lines are among those of the log; a command keeps its own output', async (t) => {
+  const { issuer, run, spawn } = await install(t, {
+    server: { Audit: { To: 'stdout' }, Log: { Level: 'error' } },
+  });
+  const server = spawn(['start']);
+  await server.waitFor(/"message":"listening"/);
+  await post(`${issuer}/connect/token`, { grant_type: 'client_credentials' }, basic('batch', 'batch-secret'));
+  const added = await run(['account', 'add', 'zoe', '--no-password']);
+  server.child.kill('SIGTERM');
+  const { stdout } = await server.finish();
+  const lines = stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line);
+  assert.ok(lines.every(({ audit }) => audit === 1));
+  assert.deepEqual(
+    lines.map(({ event, message }) => `${event} ${message}`),
+    ['server listening', 'token token issued', 'server stopping'],
+  );
+  assert.equal(added.stdout, 'added zoe\n');
+  assert.equal((JSON.parse(added.stderr) as Line).message, 'account added');
 });
 
 test('what an administrator does by command is written with who did it', async (t) => {
