@@ -25,7 +25,11 @@ export interface StandingSource {
 }
 
 /** `unknown`: the directory does not answer, and is not trusted to have changed nothing for so long. */
-export type Verdict = 'ended' | 'good' | 'unknown';
+export type Verdict =
+  /** The account as the directory has just said that it is; undefined where it was not asked, or has none. */
+  { readonly kind: 'good'; readonly account?: Account | undefined } | { readonly kind: 'ended' | 'unknown' };
+
+const good: Verdict = { kind: 'good' };
 
 export interface Standing {
   /**
@@ -61,7 +65,7 @@ const clockToleranceSeconds = 300;
 
 export function createStanding(needs: Needs): Standing {
   const { accounts, audit, externalLogins, tokens, log, now, source, maxAgeSeconds } = needs;
-  if (source === undefined) return { check: async () => 'good', noteSignIn: async () => undefined };
+  if (source === undefined) return { check: async () => good, noteSignIn: async () => undefined };
 
   /** Until when an account is good without a question, by its name in lower case. */
   const goodUntil = new Map<string, number>();
@@ -87,7 +91,7 @@ export function createStanding(needs: Needs): Standing {
     const link = links.find((one) => one.issuer === issuer);
     if (link === undefined) {
       remember(key, rememberedSeconds);
-      return 'good';
+      return good;
     }
     const answer = await check(link.subject);
     // Windows has identities of domains that this directory does not hold: it cannot lose whom it never knew.
@@ -95,14 +99,15 @@ export function createStanding(needs: Needs): Standing {
       answer.kind === 'unavailable' || (answer.kind === 'ended' && answer.reason === 'gone');
     if (link.checkedAt === undefined && isUnknownThere) {
       remember(key, answer.kind === 'unavailable' ? outageSeconds : rememberedSeconds);
-      return 'good';
+      return good;
     }
     switch (answer.kind) {
-      case 'good':
+      case 'good': {
         await externalLogins.noteChecked(link);
-        await followAccount(accountId, answer.facts);
+        const account = await followAccount(accountId, answer.facts);
         remember(key, rememberedSeconds);
-        return 'good';
+        return { kind: 'good', account };
+      }
       case 'ended':
         goodUntil.delete(key);
         await tokens.revokeAccount(accountId);
@@ -112,15 +117,15 @@ export function createStanding(needs: Needs): Standing {
           'grants and sessions ended by the directory',
           'warn',
         );
-        return 'ended';
+        return { kind: 'ended' };
       case 'unavailable':
         return judgeOutage(link, { accountId, key, reason: answer.reason });
     }
   }
 
-  async function followAccount(accountId: string, facts: AccountFacts): Promise<void> {
+  async function followAccount(accountId: string, facts: AccountFacts): Promise<Account | undefined> {
     const account = await accounts.find(accountId);
-    if (account !== undefined) await accounts.follow(account, toUsableFacts(facts));
+    return account && accounts.follow(account, toUsableFacts(facts));
   }
 
   function judgeOutage(
@@ -132,17 +137,17 @@ export function createStanding(needs: Needs): Standing {
     const rest = age < -clockToleranceSeconds ? 0 : maxAgeSeconds - Math.max(age, 0);
     if (rest <= 0) {
       log.warn({ accountId, reason }, 'refused while the directory does not answer');
-      return 'unknown';
+      return { kind: 'unknown' };
     }
     log.debug({ accountId, reason }, 'let go on while the directory does not answer');
     remember(key, Math.min(rest, outageSeconds));
-    return 'good';
+    return good;
   }
 
   return {
     check(accountId, { isFresh = false } = {}) {
       const key = accountId.toLowerCase();
-      if (!isFresh && isRemembered(key)) return Promise.resolve('good');
+      if (!isFresh && isRemembered(key)) return Promise.resolve(good);
       const pending = asking.get(key);
       if (pending !== undefined) return pending;
       const asked = ask(source, accountId, key).finally(() => asking.delete(key));

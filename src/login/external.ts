@@ -209,8 +209,8 @@ export function createExternalSteps({
       }
       const { accountId, stamp } = result.account;
       const verdict = await standing.check(accountId, { isFresh: true });
-      if (verdict === 'ended') return fail('no-account', 'ended-in-directory');
-      if (verdict === 'unknown') return fail('not-checked', 'directory-unavailable');
+      if (verdict.kind === 'ended') return fail('no-account', 'ended-in-directory');
+      if (verdict.kind === 'unknown') return fail('not-checked', 'directory-unavailable');
       if (result.isNew)
         audit.record(['account', 'success'], { accountId, identityProvider: name }, 'account provisioned');
       metrics.countExternalSignIn(name, 'signed-in');

@@ -13,6 +13,7 @@ import {
   Provider,
 } from 'oidc-provider';
 import { toClaims } from '../accounts/accounts.ts';
+import type { Verdict } from '../accounts/standing.ts';
 import { localLogin } from '../config/checks.ts';
 import type { Client, Configuration } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
@@ -215,10 +216,12 @@ function toEngineConfiguration(
       const account = await accounts.find(name);
       if (account === undefined || account.disabled) return undefined;
       const { accountId } = account;
-      if (!(await mayGoOn(ctx, accountId))) return undefined;
+      const verdict = await askStanding(ctx, accountId);
+      if (verdict.kind !== 'good') return undefined;
+      const current = verdict.account ?? account;
       return {
         accountId,
-        claims: (use) => ({ ...(isIdOnly(use) ? undefined : toClaims(account)), sub: accountId }),
+        claims: (use) => ({ ...(isIdOnly(use) ? undefined : toClaims(current)), sub: accountId }),
       };
     },
 
@@ -317,11 +320,11 @@ function toEngineConfiguration(
    * Whether the directory still vouches for an account, where one stands behind it: asked anew at a refresh, which
    * fails, without the token being used up, while there is no answer.
    */
-  async function mayGoOn(ctx: KoaContextWithOIDC, accountId: string): Promise<boolean> {
+  async function askStanding(ctx: KoaContextWithOIDC, accountId: string): Promise<Verdict> {
     const isRefresh = ctx.oidc?.route === 'token' && ctx.oidc.params?.grant_type === 'refresh_token';
     const verdict = await standing.check(accountId, { isFresh: isRefresh });
-    if (isRefresh && verdict === 'unknown') throw directoryUnavailable();
-    return verdict === 'good';
+    if (isRefresh && verdict.kind === 'unknown') throw directoryUnavailable();
+    return verdict;
   }
 
   /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */

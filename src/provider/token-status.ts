@@ -161,7 +161,7 @@ export function createTokenStatus(
     // A client that has been disabled or removed takes its tokens with it while it is gone.
     if (live === undefined || registry.findClient(live.facts.clientId) === undefined) return undefined;
     const { subject } = live.facts;
-    return subject === undefined || (await standing.check(subject)) === 'good' ? live : undefined;
+    return subject === undefined || (await standing.check(subject)).kind === 'good' ? live : undefined;
   }
 
   async function findLiveJwt(jwt: string): Promise<LiveToken | undefined> {

@@ -203,12 +203,12 @@ export function createWsFed(needs: Needs): Middleware {
     const account = await accounts.find(session.accountId);
     const isAsBefore = account?.stamp === session.stamp && !account.disabled;
     const isUsable = account !== undefined && isAsBefore && !registry.isClientAccount(account.accountId);
-    const verdict = isUsable ? await standing.check(account.accountId) : 'ended';
-    if (isUsable && verdict === 'good') {
-      await answer(ctx, request, account, session);
+    const verdict = isUsable ? await standing.check(account.accountId) : ({ kind: 'ended' } as const);
+    if (isUsable && verdict.kind === 'good') {
+      await answer(ctx, request, verdict.account ?? account, session);
       return 'answered';
     }
-    if (verdict === 'ended') await sessions.end(ctx);
+    if (verdict.kind === 'ended') await sessions.end(ctx);
     return 'unfit';
   }
 
@@ -261,8 +261,8 @@ export function createWsFed(needs: Needs): Middleware {
           return;
         }
         const verdict = await standing.check(account.accountId, { isFresh: true });
-        if (verdict !== 'good') {
-          const isEnded = verdict === 'ended';
+        if (verdict.kind !== 'good') {
+          const isEnded = verdict.kind === 'ended';
           const reason = isEnded ? 'ended-in-directory' : 'directory-unavailable';
           metrics.countWindowsSignIn(isEnded ? 'no-account' : 'not-checked');
           audit.record(
@@ -278,7 +278,7 @@ export function createWsFed(needs: Needs): Middleware {
           return;
         }
         if (step.proof) ctx.set('WWW-Authenticate', `Negotiate ${step.proof}`);
-        await finish(ctx, request, account, 'windows');
+        await finish(ctx, request, verdict.account ?? account, 'windows');
         metrics.countWindowsSignIn('signed-in');
       }
     }

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { domainSid, startActiveDirectory } from '../support/active-directory.ts';
 import { createBrowser, type Page } from '../support/browser.ts';
-import { startSlapd } from '../support/directory.ts';
+import { base, startSlapd } from '../support/directory.ts';
 import { startOpenIdProvider } from '../support/identity-providers.ts';
 import { startPostgres } from '../support/postgres-server.ts';
 import { authorize, mvc } from '../support/sign-in.ts';
@@ -194,6 +194,35 @@ for (const [database, isThere] of [
     assert.deepEqual([links.length, new Set(links.map(({ provider }) => provider)).size], [50, 1]);
   });
 }
+
+test('the sign-in by Windows that learns of a group has it in its assertion', async (t) => {
+  const slapd = await startSlapd(t);
+  const dn = await slapd.addPerson({ uid: 'dora' });
+  const server = await startTestServer(t, {
+    server: {
+      Directory: slapd.settings({ Domain: 'EXAMPLE', GroupBaseDn: `ou=groups,${base}` }),
+      EnableWindowsLogin: true,
+      WindowsLogin: { Header: { Secrets: [{ plain: secret }], From: ['127.0.0.1'] } },
+    },
+    relyingParties,
+    clients: { mvc: { EnableLocalLogin: true } },
+  });
+  const address = `${server.issuer.replace(/Oidc$/, 'WsFed')}/WinLogin?wa=wsignin1.0&wtrealm=urn:portal`;
+  const come = async () => {
+    const headers = { 'x-remote-user': 'EXAMPLE\\dora', 'x-remote-secret': secret };
+    const page = await createBrowser().request(address, { headers });
+    assert.equal(subjectOf(page), 'EXAMPLE\\dora');
+    return page.body.includes('Editors');
+  };
+  assert.ok(isSignedIn((await signIn(server, 'dora')).back));
+  assert.equal(await come(), false);
+  await slapd.add(`cn=Editors,ou=groups,${base}`, {
+    objectClass: 'groupOfNames',
+    cn: 'Editors',
+    member: [dn],
+  });
+  assert.equal(await come(), true);
+});
 
 for (const way of ['Windows', 'an identity provider']) {
   test(`an account that the directory has ended is not let in by ${way}, nor while there is no answer`, async (t) => {

@@ -236,6 +236,25 @@ test('groups become roles, nested ones too, and follow the directory at every si
   );
 });
 
+test('the very refresh that learns of a change has it in its tokens', async (t) => {
+  const { server, slapd, dn } = await start(t, {
+    directory: { GroupBaseDn: `ou=groups,${base}` },
+    clients: { mvc: { UpdateAccessTokenClaimsOnRefresh: true } },
+    resources: {
+      intelligence_web_api: { Scopes: [{ Name: 'intelligence_web_api', Claims: ['role'] }] },
+    },
+  });
+  await addGroup(slapd, 'Editors', [dn]);
+  const { body } = await signInAndRedeem({ issuer: server.issuer, ...offline, user: 'dora', password });
+  const rolesIn = (token: string) => decodeJwt(token).role;
+  assert.equal(rolesIn(body.access_token), 'Editors');
+
+  await slapd.remove(`cn=Editors,ou=groups,${base}`);
+  const refreshed = await refresh(server, body.refresh_token);
+  assert.equal(refreshed.status, 200);
+  assert.equal(rolesIn(refreshed.body.access_token), undefined);
+});
+
 test('without GroupBaseDn the roles are those of the account here', async (t) => {
   const { server } = await start(t);
   await server.context.accounts.add({ name: 'dora', roles: ['Reviewer'] });
