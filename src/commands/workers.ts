@@ -47,6 +47,8 @@ export async function superviseWorkers(
       const text = await metrics.clusterMetrics().catch(() => '');
       if (worker.isConnected()) worker.send({ readMetrics: message.readMetrics, text } satisfies Message);
     });
+    // What was sent to one that ends in that moment, such as a connection; its exit has its own line.
+    worker.on('error', (err) => log.warn({ worker: worker.id, err }, 'worker not reached'));
     worker.once('exit', async (code, signal) => {
       serving.delete(worker);
       if (isStopping) return;
@@ -67,9 +69,9 @@ export async function superviseWorkers(
   };
 
   io.onStop(() => {
-    // Each worker ends by itself at the second time.
-    tell('stop');
-    stop();
+    // Once for each time that it is asked for: each worker ends by itself at the second.
+    if (isStopping) tell('stop');
+    else stop();
   });
   using _reloading = io.onReload(() => tell('reload'));
   for (let started = 0; started < count; started += 1) fork();
