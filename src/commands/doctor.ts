@@ -2,6 +2,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { type ConfigurationIssue, isDatabaseUnavailable, ServerError } from '../errors.ts';
+import { hostOf } from '../federation/destinations.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
 import { endOf, readCertificateFile } from '../keys/key-file.ts';
 import { loadKeys } from '../keys/keys.ts';
@@ -162,7 +163,7 @@ async function examineDatabase({ server }: Configuration, io: CommandIo): Promis
 async function examineServer({ server }: Configuration, io: CommandIo): Promise<Finding[]> {
   if (!server.Mounts.includes('Oidc')) return [];
   const log = createLogger({ level: 'silent', format: 'json' });
-  const allowedHosts = [new URL(server.PublicUrl).hostname.replace(/^\[(.*)\]$/, '$1')];
+  const allowedHosts = [hostOf(new URL(server.PublicUrl))];
   await using outgoing = createOutgoing({
     log,
     proxy: undefined,

@@ -4,7 +4,7 @@
  * loses, whatever it is called by then.
  */
 import { randomBytes } from 'node:crypto';
-import { type Client, type Entry, Filter, FilterParser, ResultCodeError } from 'ldapts';
+import { AndFilter, type Client, type Entry, Filter, FilterParser, ResultCodeError } from 'ldapts';
 import type { AccountFacts } from '../accounts/accounts.ts';
 import type { PasswordSource, SourceAnswer, SourceIdentity } from '../accounts/credentials.ts';
 import type { DirectoryStanding, StandingSource } from '../accounts/standing.ts';
@@ -17,7 +17,7 @@ import {
   MissingEntryError,
   UnusableEntryError,
 } from './hosts.ts';
-import { both, directoryKinds, textOf, valuesOf } from './kinds.ts';
+import { directoryKinds, textOf, valuesOf } from './kinds.ts';
 
 export interface Directory extends PasswordSource, StandingSource {
   /** Signs in to every host and searches, and says of each what is wrong with it, if anything is. */
@@ -131,7 +131,8 @@ export function createDirectory(
 
   /** The entry of a subject, as long as the operator's filter still admits it. */
   async function findBySubject(client: Client, subject: string): Promise<Entry | undefined> {
-    const [entry] = await search(client, both(kind.toSubjectFilter(subject), toAnyUserFilter(userFilter)));
+    const filters = [kind.toSubjectFilter(subject), toAnyUserFilter(userFilter)];
+    const [entry] = await search(client, new AndFilter({ filters }));
     return entry;
   }
 

@@ -3,7 +3,6 @@
  * is disabled, how groups nest, what a refused bind means, and how a password is changed.
  */
 import {
-  AndFilter,
   Attribute,
   BerWriter,
   Change,
@@ -234,19 +233,11 @@ function isRefusal({ code }: ResultCodeError): boolean {
 
 /** @throws the error itself where it says nothing of the user */
 function explainByCode(err: ResultCodeError): BindRefusal {
-  switch (err.code) {
-    case invalidCredentials:
-      return { kind: 'refused', reason: 'password' };
-    // inappropriateAuthentication: the entry has no password.
-    case 48:
-      return { kind: 'refused', reason: 'no-password' };
-    case 19:
-    case 50:
-    case 53:
-      return { kind: 'refused', reason: 'refused-by-directory' };
-    default:
-      throw err;
-  }
+  if (err.code === invalidCredentials) return { kind: 'refused', reason: 'password' };
+  // inappropriateAuthentication: the entry has no password.
+  if (err.code === 48) return { kind: 'refused', reason: 'no-password' };
+  if (isRefusal(err)) return { kind: 'refused', reason: 'refused-by-directory' };
+  throw err;
 }
 
 /** An attribute's only or first value; directories differ in how they write its name. */
@@ -258,11 +249,6 @@ export function valuesOf(entry: Entry, attribute: string): readonly (Buffer | st
   const name = Object.keys(entry).find((key) => key.toLowerCase() === attribute.toLowerCase());
   const value = name === undefined ? [] : entry[name];
   return value === undefined ? [] : Array.isArray(value) ? value : [value];
-}
-
-/** Both at once. */
-export function both(first: Filter, second: Filter): Filter {
-  return new AndFilter({ filters: [first, second] });
 }
 
 /** `S-1-5-21-…` of a SID's bytes ([MS-DTYP] section 2.4.2.2). */

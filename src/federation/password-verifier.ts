@@ -7,6 +7,7 @@ import type { PasswordSource } from '../accounts/credentials.ts';
 import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { hostOf } from './destinations.ts';
 import type { Outgoing } from './outgoing.ts';
 
 /** What a yes or a no looks like; further members are nobody's business. */
@@ -41,7 +42,7 @@ export function createPasswordVerifier(
       redirect: 'manual',
       timeoutMs: settings.Timeout * 1000,
       maxBytes: longestAnswer,
-      trustedHosts: [new URL(settings.Url).hostname.replace(/^\[|\]$/g, '')],
+      trustedHosts: [hostOf(new URL(settings.Url))],
     });
     if (response.status !== 200) throw unusable(`it answered with status ${response.status}`);
     const answer = Answer.safeParse(await response.json().catch(() => undefined));

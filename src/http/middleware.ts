@@ -27,7 +27,7 @@ export interface RequestState {
 export function findClientAddress(trustedProxies: readonly string[]): Middleware {
   const trusted = parseHostPatterns(trustedProxies);
   return async function clientAddress(ctx, next) {
-    let address = toAddress(ctx.req.socket.remoteAddress ?? '') ?? '';
+    let address = peerAddress(ctx);
     if (!trusted.hasAddress(address)) delete ctx.req.headers['x-forwarded-host'];
     const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
     while (trusted.hasAddress(address)) {
@@ -38,6 +38,11 @@ export function findClientAddress(trustedProxies: readonly string[]): Middleware
     (ctx.state as RequestState).clientAddress = address;
     await next();
   };
+}
+
+/** Who is at the other end of the connection: often a proxy. */
+export function peerAddress(ctx: Context): string {
+  return toAddress(ctx.req.socket.remoteAddress ?? '') ?? '';
 }
 
 /** An IP address in its plain form; IIS writes the port behind it. */

@@ -66,6 +66,11 @@ export function safeImageUrl(url: string | undefined): string | undefined {
   return url !== undefined && /^data:image\/[a-z0-9.+-]+[;,]/i.test(url) ? url : safeUrl(url);
 }
 
+/** A hidden field of a form. */
+export function hidden(name: string, value: string): Html {
+  return html`<input type="hidden" name="${name}" value="${value}">`;
+}
+
 type Place = 'text' | 'quoted' | 'tag';
 
 const knownPlaces = new WeakMap<TemplateStringsArray, readonly Place[]>();

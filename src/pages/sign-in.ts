@@ -13,7 +13,7 @@
  * The main button of the first two has no name: a form that a password manager or the Enter key sends
  * means the same as a click on it.
  */
-import { type Html, html, safeUrl } from './html.ts';
+import { type Html, hidden, html, safeUrl } from './html.ts';
 import { accountLine, alertBox, type Brand, clientLogo, page } from './layout.ts';
 import { texts } from './texts.ts';
 
@@ -308,10 +308,6 @@ function clientLink(clientUri: string | undefined): Html | undefined {
   if (href === undefined) return undefined;
   const { about } = texts.consent;
   return html`<p><a href="${href}" target="_blank" rel="noopener noreferrer"><span class="sr-only">${about}</span> ${new URL(href).host} <span class="sr-only">${texts.opensInNewTab}</span></a></p>`;
-}
-
-function hidden(name: string, value: string): Html {
-  return html`<input type="hidden" name="${name}" value="${value}">`;
 }
 
 function cancelButton(label: string): Html {

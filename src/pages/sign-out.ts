@@ -63,7 +63,7 @@ export function signingOutPage({
 }: {
   brand: Brand;
   frames: readonly string[];
-  nextUrl?: string | undefined;
+  nextUrl: string;
 }): string {
   const t = texts.signingOut;
   const next = safeUrl(nextUrl);

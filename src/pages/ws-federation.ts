@@ -1,5 +1,5 @@
 /** The page that carries the answer of the WsFed application to the relying party. */
-import { Html, html, safeUrl } from './html.ts';
+import { Html, hidden, html, safeUrl } from './html.ts';
 import { type Brand, page } from './layout.ts';
 import { texts } from './texts.ts';
 
@@ -20,10 +20,7 @@ export function answerPage({ brand, action, partyName, fields }: AnswerPageOptio
   const t = texts.answer;
   const inputs = Object.entries(fields)
     .filter((entry): entry is [string, string] => entry[1] !== undefined)
-    .map(
-      ([name, value]) => html`<input type="hidden" name="${name}" value="${value}">
-`,
-    );
+    .map(([name, value]) => hidden(name, value));
   return page(
     { brand, title: t.title },
     html`<h1>${t.heading}</h1>

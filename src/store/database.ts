@@ -9,7 +9,7 @@ import knexFactory, { type Knex } from 'knex';
 import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { migrate, pendingMigrations, type ScriptOptions, writeScript } from './migrate.ts';
+import { migrate, ownTables, pendingMigrations, type ScriptOptions, writeScript } from './migrate.ts';
 import { PostgresqlClient, toPostgresqlConnection } from './postgresql.ts';
 import { NodeSqliteClient } from './sqlite.ts';
 import { SqlServerClient, toSqlServerConnection } from './sqlserver.ts';
@@ -94,9 +94,6 @@ interface KnexClient {
   /** The dialect's reading of its driver's answer: the rows of a select, the count of an update or a delete. */
   processResponse(answer: object, runner: object): unknown;
 }
-
-/** The tables that are ours. No column has the name of one. */
-const ownTables: ReadonlySet<string> = new Set(['OidcMigration', 'OidcToken', 'OidcUser', 'OidcUserLogin']);
 
 /**
  * Every table of ours is named with its schema, in every statement: a database option of the login or of the

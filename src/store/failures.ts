@@ -41,7 +41,7 @@ function isVictim(err: unknown): boolean {
 }
 
 /** SQLITE_BUSY and its kinds. */
-function isBusy(errcode: unknown): boolean {
+export function isBusy(errcode: unknown): boolean {
   return typeof errcode === 'number' && errcode % 256 === 5;
 }
 

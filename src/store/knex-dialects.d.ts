@@ -4,14 +4,10 @@ declare module 'knex/lib/dialects/better-sqlite3/index.js' {
 
   export default class BetterSqlite3Client {
     constructor(config: Knex.Config);
-    readonly config: { readonly statementTimeoutMs?: number };
-    readonly transacting?: boolean;
     connectionSettings: { filename: string };
     _driver(): unknown;
-    acquireConnection(): Promise<unknown>;
     acquireRawConnection(): Promise<unknown>;
     _query(connection: unknown, statement: object): Promise<object>;
-    _formatBindings(bindings: readonly unknown[] | undefined): unknown[];
   }
 }
 

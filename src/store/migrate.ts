@@ -13,6 +13,12 @@ interface Place {
 
 const migrationTable = 'OidcMigration';
 
+/** The tables that are ours. No column has the name of one. */
+export const ownTables: ReadonlySet<string> = new Set([
+  migrationTable,
+  ...[...migrations.values()].flatMap(({ tables }) => tables),
+]);
+
 /** Every migration, in order. */
 export const migrationNames: readonly string[] = [...migrations.keys()];
 
@@ -82,7 +88,7 @@ export async function migrate({
     for (const table of tables) await refuseForeignTable(place, name, table);
   }
   try {
-    return await apply(place, { pending, log, now, isFirst: known.size === 0 });
+    return await apply(place, { pending, log, now });
   } catch (err) {
     if (!isDenied(err)) throw err;
     const names = pending.map(([name]) => name).join(', ');
@@ -103,16 +109,14 @@ async function apply(
     pending,
     log,
     now,
-    isFirst,
   }: {
     pending: readonly (readonly [string, { up(knex: Knex): Promise<void> }])[];
     log: Logger;
     now: () => number;
-    isFirst: boolean;
   },
 ): Promise<string[]> {
   const { knex, schema } = place;
-  if (isFirst && !(await hasTable(place, migrationTable))) {
+  if (!(await hasTable(place, migrationTable))) {
     if (schema !== undefined && !(await hasSchema(knex, schema))) {
       await knex.raw(`create schema ${quote(knex, schema)}`).catch(async (err: unknown) => {
         if (!(await hasSchema(knex, schema))) throw err;

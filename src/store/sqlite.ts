@@ -6,11 +6,9 @@ import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import BetterSqlite3Client from 'knex/lib/dialects/better-sqlite3/index.js';
-import { runBounded } from './failures.ts';
+import { isBusy, runBounded } from './failures.ts';
 
 const busyTimeoutMs = 5_000;
-/** The result code SQLITE_BUSY. */
-const sqliteBusy = 5;
 
 /** What knex's dialect reads of a prepared statement. */
 interface PreparedStatement {
@@ -39,8 +37,8 @@ class SqliteConnection {
         this.#db.exec(sql);
         return;
       } catch (err) {
-        const isBusy = (err as { errcode?: number }).errcode === sqliteBusy;
-        if (!isBusy || performance.now() > deadline) {
+        const canWait = isBusy((err as { errcode?: unknown }).errcode);
+        if (!canWait || performance.now() > deadline) {
           this.#db.close();
           throw err;
         }
@@ -90,7 +88,7 @@ export class NodeSqliteClient extends BetterSqlite3Client {
     return runBounded(() => super._query(connection, statement), {
       // A statement that finds the file busy has done nothing yet, in a transaction too.
       isInTransaction: false,
-      timeoutMs: this.config.statementTimeoutMs ?? busyTimeoutMs,
+      timeoutMs: busyTimeoutMs,
       // It answers synchronously: there is nothing to end.
       kill() {},
     });

@@ -77,7 +77,7 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
       const parties = isAmong(told, party) ? told : [...told, party];
       const started = { ...session, parties, index: `_${randomBytes(16).toString('hex')}` };
       await tokens.insert(toRow(value, started));
-      setCookie(ctx, names.session, value);
+      ctx.cookies.set(names.session, value, cookie);
       renewForms(ctx);
       return started;
     },
@@ -85,7 +85,7 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
     /** Notes that a relying party has an assertion; once for each. */
     async note(ctx: Context, session: WsFedSession, party: Party): Promise<void> {
       if (isAmong(session.parties, party)) return;
-      const value = startedIn(ctx) ?? ctx.cookies.get(names.session, { signed: true });
+      const value = ctx.cookies.get(names.session, { signed: true });
       // Read again for each try: the browser may be on its way to several relying parties at once.
       for (let attempt = 0; value !== undefined && attempt < noteAttempts; attempt += 1) {
         const found = await tokens.find(model, value);
@@ -106,7 +106,7 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
 
     /** What the forms of this browser are bound to; a page that is shown before anybody has signed in has a cookie for it. */
     formSubject(ctx: Context): string {
-      const known = startedIn(ctx, names.form) ?? ctx.cookies.get(names.form, { signed: true });
+      const known = (ctx.state as Renewed).wsFedForm ?? ctx.cookies.get(names.form, { signed: true });
       if (known !== undefined) return `wsfed ${known}`;
       return `wsfed ${renewForms(ctx)}`;
     },
@@ -115,19 +115,13 @@ export function createWsFedSessions({ registry, tokens }: Pick<ServerContext, 'r
   /** Forms that were shown before are worth nothing from now on, whoever finds them in the browser's history. */
   function renewForms(ctx: Context): string {
     const value = randomBytes(16).toString('base64url');
-    setCookie(ctx, names.form, value);
+    ctx.cookies.set(names.form, value, cookie);
+    (ctx.state as Renewed).wsFedForm = value;
     return value;
-  }
-
-  function setCookie(ctx: Context, name: string, value: string): void {
-    ctx.cookies.set(name, value, cookie);
-    (ctx.state as Started)[name] = value;
-  }
-
-  /** A cookie that this very request has set: it comes back with the next one only. */
-  function startedIn(ctx: Context, name: string = names.session): string | undefined {
-    return (ctx.state as Started)[name];
   }
 }
 
-type Started = Record<string, string | undefined>;
+/** The cookie that this very request has set: it comes back with the next one only. */
+interface Renewed {
+  wsFedForm?: string;
+}

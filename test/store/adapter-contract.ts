@@ -331,7 +331,9 @@ export function adapterContract(name: string, openDatabase: OpenDatabase): void 
     clock.time += 59;
     assert.equal(await tokens.lease('x', { holder: 'holder-0', expiresAt: 0 }), first[0] === 'holder-0');
     clock.time += 61;
-    assert.equal((await tryAll()).length, 1, 'taken over');
+    const other = { holder: 'somebody-else', expiresAt: clock.time + 60 };
+    assert.equal(await tokens.lease('x', other), true, 'taken over');
+    assert.deepEqual(await tryAll(), []);
     assert.equal(await tokens.lease('y', { holder: 'z', expiresAt: clock.time + 1 }), true);
   });
 
