@@ -1,7 +1,7 @@
 /** `postern doctor`: what is wrong with an installation, the worst first. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { chmodSync } from 'node:fs';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { install } from './postern.ts';
@@ -75,7 +75,20 @@ test('a configuration that is not in order is said before anything else is looke
   assert.match(stderr, /Unknown/);
 });
 
-test('a database that is behind, or cannot be reached, is broken', async (t) => {
+test('a database that is behind is broken', async (t) => {
+  const installation = await install(t);
+  const file = join(installation.folder, 'data/postern.sqlite');
+  mkdirSync(join(installation.folder, 'data'), { recursive: true });
+  writeFileSync(file, '', { mode: 0o600 });
+  const { code, stdout } = await installation.run(['doctor']);
+  assert.equal(code, 1);
+  assert.match(
+    stdout,
+    /broken {2}the database lacks the migrations 0001-tokens, .*\n {8}run "postern migrate"/,
+  );
+});
+
+test('a database that cannot be reached is broken', async (t) => {
   const installation = await install(t, {
     server: {
       Database: {

@@ -1,7 +1,8 @@
 /** Keys as operators have them: PFX files of Windows, and a key that is exchanged for the next. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -10,6 +11,7 @@ import { loadConfiguration } from '../../src/config/load.ts';
 import type { ConfigurationError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { startServer } from '../../src/server.ts';
+import { createBrowser } from '../support/browser.ts';
 import { requireCommand } from '../support/requirements.ts';
 import { basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
 import { prepareConfiguration, startTestServer } from '../support/start-server.ts';
@@ -89,7 +91,8 @@ for (const [title, options] of [
     const metadata = await fetch(
       `${server.issuer.replace(/Oidc$/, 'WsFed')}/FederationMetadata/2007-06/FederationMetadata.xml`,
     );
-    assert.match(await metadata.text(), /<X509Certificate>MII/);
+    const own = new X509Certificate(readFileSync(keys.at('own.crt'))).raw.toString('base64');
+    assert.ok((await metadata.text()).includes(`<X509Certificate>${own}</X509Certificate>`));
   });
 }
 
@@ -163,8 +166,12 @@ for (const [algorithm, type] of [
     };
     assert.deepEqual(discovery.id_token_signing_alg_values_supported, ['RS256', algorithm]);
     // The hint of the client that signs out is an ID token, whatever signed it.
-    const out = await fetch(`${issuer}/connect/endsession?id_token_hint=${body.id_token}`);
-    assert.equal(out.status, 200);
+    const signOut = (hint: string) =>
+      createBrowser().open(
+        `${issuer}/connect/endsession?id_token_hint=${hint}&post_logout_redirect_uri=http://localhost:5090/`,
+      );
+    assert.equal((await signOut(body.id_token)).location?.href, 'http://localhost:5090/');
+    assert.equal((await signOut(`${body.id_token}x`)).location, undefined);
   });
 }
 

@@ -324,9 +324,10 @@ test('two nodes behind nginx over one PostgreSQL', { timeout: 240_000 }, async (
     ]);
 
     const signedIn = await signInAndRedeem({ issuer, ...web });
-    await a.installation.run(['account', 'disable', 'alice']);
+    for (const node of nodes) assert.ok(await isActive(at(node, issuer), signedIn.body.access_token));
+    assert.equal((await a.installation.run(['account', 'disable', 'alice'])).code, 0);
     for (const node of nodes) assert.ok(!(await isActive(at(node, issuer), signedIn.body.access_token)));
-    await a.installation.run(['account', 'enable', 'alice']);
+    assert.equal((await a.installation.run(['account', 'enable', 'alice'])).code, 0);
   });
 
   await t.test('a change of the configuration reaches each node in its own folder', async () => {
