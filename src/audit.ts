@@ -135,7 +135,7 @@ function openDailyFile({
   /** Where a command of the superuser is the first to write on a day, the server must be able to go on. */
   function giveToOwner(file: number): void {
     const { gid, uid } = statSync(folder);
-    if (fstatSync(file).uid !== uid) fchownSync(file, uid, gid);
+    if (fstatSync(file).uid === 0 && uid !== 0) fchownSync(file, uid, gid);
   }
 
   function removeOld(): void {

@@ -12,7 +12,7 @@ import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
 import { createStanding } from './accounts/standing.ts';
-import { createAudit } from './audit.ts';
+import { type AuditFields, createAudit } from './audit.ts';
 import { changesBetween } from './config/changes.ts';
 import {
   type Configuration,
@@ -149,7 +149,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     }),
   );
   const tokens = createTokens({ db, now });
-  const externalLogins = createExternalLogins({ accounts, db: db.knex, now });
+  const externalLogins = createExternalLogins({ accounts, audit, db: db.knex, now });
   const { Directory, PasswordVerifier } = settings;
   // Loaded where there is one: its library takes longer to load than all of ours.
   const directory =
@@ -181,7 +181,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       metrics,
       sources: [directory, verifier].filter((source) => source !== undefined),
       isReserved: registry.isClientAccount,
-      isProvider: (name) => registry.configuration.providers.get(name)?.Enabled === true,
       onAccepted: standing.noteSignIn,
     }),
     standing,
@@ -247,10 +246,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       const next = await loadConfiguration(configDirectory, { env });
       if (next.server.PublicUrl !== settings.PublicUrl || next.server.Environment !== settings.Environment) {
         // Audiences and what is allowed in the other files follow from these two.
-        log.error(
+        return refuseChange(
           'PublicUrl or Environment has changed in server.json: nothing is reloaded until the next start',
         );
-        return false;
       }
       if (next.hash === registry.configuration.hash) {
         log.debug('configuration unchanged');
@@ -258,10 +256,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       }
       const areGone = next.clients.size === 0 && !existsSync(`${configDirectory}/clients`);
       if (areGone && registry.configuration.clients.size > 0) {
-        log.error(
+        return refuseChange(
           'the folder of clients is gone, as while one is exchanged; the configuration in force stays',
         );
-        return false;
       }
       const putInForce = provider.buildClients(next);
       const { Log } = next.server;
@@ -269,7 +266,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         logLevel = Log.Level;
         log.level = Log.Level;
       }
-      if (JSON.stringify({ ...next.server, Log: settings.Log }) !== JSON.stringify(settings)) {
+      if (
+        JSON.stringify({ ...next.server, Log: { ...Log, Level: settings.Log.Level } }) !==
+        JSON.stringify(settings)
+      ) {
         log.warn('server.json has changed: it takes effect at the next start');
       }
       // What server.json decided at the start stays as it is until then.
@@ -287,14 +287,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         return false;
       }
       for (const { file, path, message, hint } of err.issues) log.error({ file, path, hint }, message);
-      audit.record(
-        ['configuration', 'refused'],
-        { issues: err.issues.length },
-        'configuration refused; the one in force stays',
-        'error',
-      );
-      return false;
+      return refuseChange('configuration refused; the one in force stays', { issues: err.issues.length });
     }
+  }
+
+  function refuseChange(message: string, fields: AuditFields = {}): false {
+    audit.record(['configuration', 'refused'], fields, message, 'error');
+    return false;
   }
   // One at a time: a reload that starts while another reads would be decided by whichever ends last.
   let reloading: Promise<boolean> = Promise.resolve(true);

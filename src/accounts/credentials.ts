@@ -109,8 +109,6 @@ interface Needs {
   readonly sources: readonly PasswordSource[];
   /** Whether an account is for no person to sign in as. */
   readonly isReserved: (name: string) => boolean;
-  /** Whether an identity provider of this name is there to sign in with. */
-  readonly isProvider: (name: string) => boolean;
   /** Told of everybody whom a source has just accepted. */
   readonly onAccepted: (account: Account, identity: Linkable) => Promise<void>;
 }
@@ -118,7 +116,7 @@ interface Needs {
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
-  const { accounts, audit, externalLogins, metrics, sources, isReserved, isProvider, onAccepted } = needs;
+  const { accounts, audit, externalLogins, metrics, sources, isReserved, onAccepted } = needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
@@ -143,7 +141,7 @@ export function createCredentials(needs: Needs): Credentials {
       toIdentitySource(source),
       { ...linked, claims: toClaims(source, identity, facts) },
       // The password of the account's own is yet to be given; until then this is nobody's way in.
-      { isReserved, isProvider, mayLink: ({ hasPassword }) => !hasPassword },
+      { isReserved, mayLink: ({ hasPassword }) => !hasPassword },
     );
     if (result.kind === 'refused') return result;
     // Another spelling, such as that without the domain, led to an account whose own password decides.
@@ -152,8 +150,6 @@ export function createCredentials(needs: Needs): Credentials {
     }
     const account = await accounts.follow(result.account, facts);
     const { accountId } = account;
-    if (result.isNew)
-      audit.record(['account', 'success'], { accountId, source: source.name }, 'account provisioned');
     await onAccepted(account, linked);
     return kind === 'accepted'
       ? { kind, account }
@@ -207,6 +203,12 @@ export function createCredentials(needs: Needs): Credentials {
     return account;
   }
 
+  function refuseReserved(result: PasswordResult): PasswordResult {
+    const accountId = accountIdOf(result) ?? '';
+    const isRefused = result.kind === 'refused' || result.kind === 'unavailable' || !isReserved(accountId);
+    return isRefused ? result : { kind: 'refused', reason: 'client-account', accountId };
+  }
+
   async function verify(name: string, password: string): Promise<PasswordResult> {
     const local = await accounts.verifyCredentials(name, password);
     const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
@@ -217,7 +219,7 @@ export function createCredentials(needs: Needs): Credentials {
 
   return {
     async verify(name, password) {
-      const result = await verify(name, password);
+      const result = refuseReserved(await verify(name, password));
       metrics.countPassword(result.kind);
       return result;
     },

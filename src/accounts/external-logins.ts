@@ -6,6 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Knex } from 'knex';
+import type { Audit } from '../audit.ts';
 import { ownSources } from '../config/checks.ts';
 import type { Provider } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
@@ -59,7 +60,7 @@ export type ExternalRefusal =
   | 'name-unusable';
 
 export type ExternalResult =
-  | { readonly kind: 'accepted'; readonly account: Account; readonly isNew: boolean }
+  | { readonly kind: 'accepted'; readonly account: Account }
   | { readonly kind: 'refused'; readonly reason: ExternalRefusal };
 
 /** Whom an account is linked to. */
@@ -78,8 +79,8 @@ export interface ExternalLogins {
     rules: {
       /** Whether an account is for no person to sign in as. */
       isReserved: (name: string) => boolean;
-      /** Whether an identity provider of this name is there to sign in with. */
-      isProvider: (name: string) => boolean;
+      /** Whether an identity provider of this name is there to sign in with; none, unless given. */
+      isProvider?: (name: string) => boolean;
       /** Whether an account is to be linked; each one, unless given. */
       mayLink?: (account: Account) => boolean;
     },
@@ -101,10 +102,12 @@ const unconfirmed = '';
 /** Makes it over a database that has been migrated; `now` in seconds since the epoch. */
 export function createExternalLogins({
   accounts,
+  audit,
   db,
   now,
 }: {
   accounts: Pick<Accounts, 'add' | 'find' | 'findByWindowsName'>;
+  audit: Pick<Audit, 'record'>;
   db: Knex;
   now: () => number;
 }): ExternalLogins {
@@ -164,7 +167,14 @@ export function createExternalLogins({
     name: string,
   ): Promise<Account | ExternalRefusal> {
     try {
-      return await accounts.add(toNewAccount(provider, identity, name));
+      const account = await accounts.add(toNewAccount(provider, identity, name));
+      const { accountId } = account;
+      audit.record(
+        ['account', 'success'],
+        { accountId, identityProvider: provider.Name },
+        'account provisioned',
+      );
+      return account;
     } catch (err) {
       if (!(err instanceof ServerError) || !err.expose) throw err;
       if (err.code === 'ERR_ACCOUNT_REMOVED') return 'account-removed';
@@ -200,7 +210,7 @@ export function createExternalLogins({
 
     unlink: (accountName) => db(table).where({ normalizedName: accountName.toLowerCase() }).delete(),
 
-    async resolve(provider, identity, { isReserved, isProvider, mayLink = () => true }) {
+    async resolve(provider, identity, { isReserved, isProvider = () => false, mayLink = () => true }) {
       if (identity.subject === '') return refused('name-missing');
       // What vouches for accounts in this server has names that nobody else may use.
       if (ownIssuers.test(identity.issuer) && !ownSources.includes(provider.Name))
@@ -214,7 +224,7 @@ export function createExternalLogins({
         if (isReserved(linked.normalizedName)) return refused('client-account');
         const account = await accounts.find(linked.normalizedName);
         if (account === undefined) return refused('account-removed');
-        const result = judge(provider, account, false);
+        const result = judge(provider, account);
         if (result.kind === 'accepted' && linked.provider !== provider.Name) {
           const id = linkId(identity.issuer, identity.subject ?? '');
           await db(table).where({ id }).update({ provider: provider.Name });
@@ -225,7 +235,6 @@ export function createExternalLogins({
       if (typeof userName === 'string') return refused(userName);
       let account = await findNamed(userName);
       if (isReserved(account?.name ?? userName.name)) return refused('client-account');
-      const isNew = account === undefined;
       if (account === undefined) {
         if (!provider.ProvisionAccounts) return refused('account-unknown');
         if (!isAllowed(provider, userName.name)) return refused('account-not-allowed');
@@ -233,7 +242,7 @@ export function createExternalLogins({
         if (typeof provisioned === 'string') return refused(provisioned);
         account = provisioned;
       }
-      const result = judge(provider, account, isNew);
+      const result = judge(provider, account);
       if (result.kind === 'refused' || linkable === undefined || !mayLink(account)) return result;
       // Where the name has gone to somebody else there, who is linked stays who is meant.
       const isLinked = await link(provider, linkable, { account, name: userName.name });
@@ -270,9 +279,9 @@ function refused(reason: ExternalRefusal): ExternalResult {
   return { kind: 'refused', reason };
 }
 
-function judge(provider: IdentitySource, account: Account, isNew: boolean): ExternalResult {
+function judge(provider: IdentitySource, account: Account): ExternalResult {
   if (!isAllowed(provider, account.name)) return refused('account-not-allowed');
-  return account.disabled ? refused('account-disabled') : { kind: 'accepted', account, isNew };
+  return account.disabled ? refused('account-disabled') : { kind: 'accepted', account };
 }
 
 /** The hash under which a link is kept; issuers are URIs and hold no line break. */

@@ -50,7 +50,7 @@ export async function openStore(directory: string, { env, now, stderr }: Command
     configuration,
     db,
     accounts,
-    externalLogins: createExternalLogins({ accounts, db: db.knex, now }),
+    externalLogins: createExternalLogins({ accounts, audit, db: db.knex, now }),
     tokens: createTokens({ db, now }),
     audit,
     async [Symbol.asyncDispose]() {

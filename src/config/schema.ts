@@ -595,12 +595,7 @@ export const ServerSettings = z.strictObject({
       Folder: text().default('data/audit').meta({
         description: 'Where the files of the days are; relative to the folder that contains config/.',
       }),
-      KeepDays: z
-        .int()
-        .min(1)
-        .max(3650)
-        .default(365)
-        .meta({ description: 'After how many days a file is removed.' }),
+      KeepDays: integer(1, 3650).default(365).meta({ description: 'After how many days a file is removed.' }),
     })
     .prefault({})
     .meta({

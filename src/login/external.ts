@@ -211,8 +211,6 @@ export function createExternalSteps({
       const verdict = await standing.check(accountId, { isFresh: true });
       if (verdict.kind === 'ended') return fail('no-account', 'ended-in-directory');
       if (verdict.kind === 'unknown') return fail('not-checked', 'directory-unavailable');
-      if (result.isNew)
-        audit.record(['account', 'success'], { accountId, identityProvider: name }, 'account provisioned');
       metrics.countExternalSignIn(name, 'signed-in');
       return { kind: 'signed-in', signIn: { accountId, stamp, identity, provider, isMfa } };
     },
@@ -279,7 +277,7 @@ export function createExternalSteps({
   function report(identityProvider: string, clientId: string, err: ServerError): void {
     const { code: errorCode, hint, message } = err;
     audit.record(
-      ['sign-in', 'failed'],
+      ['sign-in', err.status === 400 ? 'refused' : 'failed'],
       { identityProvider, clientId, errorCode, hint, reason: message },
       'identity provider failed',
       'warn',

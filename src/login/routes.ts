@@ -13,7 +13,7 @@ import Router from '@koa/router';
 import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
 import type { Account } from '../accounts/accounts.ts';
-import { accountIdOf, type PendingChange } from '../accounts/credentials.ts';
+import type { PendingChange } from '../accounts/credentials.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -326,7 +326,8 @@ export function createLoginRoutes(
         });
         return;
       case 'refuse':
-        log.info(
+        audit.record(
+          ['sign-in', 'refused'],
           { clientId: client.ClientId, reason: 'no-way-in', requested: decision.requested },
           'sign-in refused',
         );
@@ -372,12 +373,11 @@ export function createLoginRoutes(
       await showLogin(step, { userName: username, error: 'unavailable' });
       return;
     }
-    const isUsable = result.kind !== 'refused' && !registry.isClientAccount(result.account.accountId);
-    if (!isUsable) {
-      const reason = result.kind === 'refused' ? result.reason : 'client-account';
+    if (result.kind === 'refused') {
+      const { accountId, reason } = result;
       audit.record(
         ['sign-in', 'refused'],
-        { accountId: accountIdOf(result), clientId: client.ClientId, reason },
+        { accountId, clientId: client.ClientId, reason },
         'sign-in refused',
       );
       ctx.status = 400;

@@ -43,9 +43,11 @@ export function reportEvents(
   engine.on('authorization.success', (ctx) =>
     audit.record(['authorization', 'success'], fieldsOf(ctx), 'authorization answered'),
   );
-  engine.on('end_session.success', (ctx) =>
-    audit.record(['sign-out', 'success'], fieldsOf(ctx), 'signed out'),
-  );
+  engine.on('end_session.success', (ctx) => {
+    const fields = fieldsOf(ctx);
+    // Anybody may ask; where nobody was signed in nothing has happened.
+    if (fields.accountId !== undefined) audit.record(['sign-out', 'success'], fields, 'signed out');
+  });
   engine.on('grant.revoked', (ctx, grantId) =>
     audit.record(
       ['revocation', 'success'],
@@ -69,7 +71,7 @@ export function reportEvents(
       const isReplay = /^refresh token already used/.test(reason ?? '');
       (ctx.state as { protocolError?: string | undefined }).protocolError = reason;
       audit.record(
-        [name, 'refused'],
+        [name, err.error === 'temporarily_unavailable' ? 'failed' : 'refused'],
         { ...fieldsOf(ctx), error: err.error, reason },
         isReplay ? 'refresh token replayed' : message,
         isReplay ? 'warn' : 'info',

@@ -112,14 +112,13 @@ export function createPasswordGrant(
         );
         throw directoryUnavailable();
       }
-      const isAccepted = result.kind === 'accepted' && !registry.isClientAccount(result.account.accountId);
-      if (isAccepted) return result.account;
-      const reason = result.kind === 'refused' ? result.reason : `${result.kind}, not usable here`;
-      audit.record(
-        ['sign-in', 'refused'],
-        { accountId: accountIdOf(result), clientId: client.clientId, reason },
-        'password grant refused',
-      );
+      const about = { accountId: accountIdOf(result), clientId: client.clientId };
+      if (result.kind === 'accepted') {
+        audit.record(['sign-in', 'success'], about, 'password grant accepted');
+        return result.account;
+      }
+      const reason = result.kind === 'refused' ? result.reason : result.kind;
+      audit.record(['sign-in', 'refused'], { ...about, reason }, 'password grant refused');
       const refusal = new errors.InvalidGrant(reason);
       // IdentityServer3's words, which clients compare.
       refusal.error_description =

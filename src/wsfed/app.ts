@@ -16,7 +16,7 @@
 import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import type { Account } from '../accounts/accounts.ts';
-import { accountIdOf, type PendingChange } from '../accounts/credentials.ts';
+import type { PendingChange } from '../accounts/credentials.ts';
 import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -196,8 +196,7 @@ export function createWsFed(needs: Needs): Middleware {
     const isPossible = windows?.isFor(ctx) === true;
     const isWay =
       request.method === undefined ||
-      // Sessions from before there was another way.
-      request.method === (session.method ?? 'password') ||
+      request.method === session.method ||
       (request.method === 'windows' && !isPossible);
     if (!isWay || session.authenticatedAt < request.notBefore) return 'unfit';
     const account = await accounts.find(session.accountId);
@@ -222,14 +221,19 @@ export function createWsFed(needs: Needs): Middleware {
     const isOwnLink = ['', 'none', 'same-origin'].includes(ctx.get('sec-fetch-site'));
     if (!isByWindows || (isAnew && (way === 'any' || !isOwnLink))) showLogin(ctx, request, { userName: '' });
     else if (way === 'windows') {
-      await takeStep(ctx, request, await windows.begin(ctx, sessions.formSubject(ctx)));
+      await takeStep(ctx, request, windows, await windows.begin(ctx, sessions.formSubject(ctx)));
     } else {
       ctx.status = 302;
       ctx.redirect(`${base}/WinLogin${ctx.search}`);
     }
   }
 
-  async function takeStep(ctx: Context, request: SignIn, step: WindowsStep): Promise<void> {
+  async function takeStep(
+    ctx: Context,
+    request: SignIn,
+    { findAccount }: WindowsSignIn,
+    step: WindowsStep,
+  ): Promise<void> {
     switch (step.kind) {
       case 'challenge':
         ctx.status = 401;
@@ -253,13 +257,20 @@ export function createWsFed(needs: Needs): Middleware {
         showLogin(ctx, request, { userName: '', windowsProblem: 'failed' });
         return;
       case 'identified': {
-        const account = await windows?.findAccount(step.identity);
-        if (account === undefined || typeof account === 'string') {
+        const found = await findAccount(step.identity);
+        if (found.kind === 'refused') {
+          const { mapped, reason } = found;
           metrics.countWindowsSignIn('no-account');
+          audit.record(
+            ['sign-in', 'refused'],
+            { relyingParty: request.party.Name, windowsName: step.identity.name, mapped, reason },
+            'no account for a Windows user',
+          );
           ctx.status = 403;
           showLogin(ctx, request, { userName: '', windowsProblem: 'no-account' });
           return;
         }
+        const { account } = found;
         const verdict = await standing.check(account.accountId, { isFresh: true });
         if (verdict.kind !== 'good') {
           const isEnded = verdict.kind === 'ended';
@@ -308,7 +319,7 @@ export function createWsFed(needs: Needs): Middleware {
     const { step } = taken;
     // Another window of the browser, or the same page before it was loaded again, may have been first.
     if (step.kind !== 'identified' && (await trySession(ctx, request)) === 'answered') return;
-    await takeStep(ctx, request, step.kind === 'other-browser' ? await step.goAgain() : step);
+    await takeStep(ctx, request, windows, step.kind === 'other-browser' ? await step.goAgain() : step);
   }
 
   async function takeForm(ctx: Context, request: SignIn): Promise<void> {
@@ -333,11 +344,11 @@ export function createWsFed(needs: Needs): Middleware {
       );
       ctx.status = 503;
       showLogin(ctx, request, { userName, error: 'unavailable' });
-    } else if (result.kind === 'refused' || registry.isClientAccount(result.account.accountId)) {
-      const reason = result.kind === 'refused' ? result.reason : 'client-account';
+    } else if (result.kind === 'refused') {
+      const { accountId, reason } = result;
       audit.record(
         ['sign-in', 'refused'],
-        { accountId: accountIdOf(result), relyingParty: request.party.Name, reason },
+        { accountId, relyingParty: request.party.Name, reason },
         'sign-in refused',
       );
       ctx.status = 400;
@@ -412,6 +423,11 @@ export function createWsFed(needs: Needs): Middleware {
     });
     if (!(await accounts.isUnchanged(accountId, stamp))) {
       await tokens.revokeAccount(accountId);
+      audit.record(
+        ['sign-in', 'refused'],
+        { relyingParty: request.party.Name, accountId, reason: 'account-changed' },
+        'sign-in ended: the account was changed meanwhile',
+      );
       throw new ServerError('ERR_FORM_EXPIRED', 'the account was changed while you signed in', {
         status: 409,
       });
@@ -440,8 +456,7 @@ export function createWsFed(needs: Needs): Middleware {
       authenticatedAt: session.authenticatedAt,
       now: now(),
       lifetimeSeconds: party.TokenLifetime,
-      // Sessions from before there was another way.
-      method: session.method ?? 'password',
+      method: session.method,
       sessionIndex: session.index,
     } as const;
     const assertion = issueAssertion(facts, signer);

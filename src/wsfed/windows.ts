@@ -9,15 +9,15 @@
  *
  * Each ends with a Windows name that has been verified, and that leads to an account.
  */
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import { z } from 'zod';
-import type { Account } from '../accounts/accounts.ts';
-import type { ExternalRefusal } from '../accounts/external-logins.ts';
+import type { ExternalResult } from '../accounts/external-logins.ts';
 import type { Server } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { parseHostPatterns } from '../federation/destinations.ts';
-import type { RequestState } from '../http/middleware.ts';
+import { isEqual } from '../http/csrf.ts';
+import { peerAddress, type RequestState } from '../http/middleware.ts';
 import { bareRow, hashValue } from '../store/tokens.ts';
 import type { Negotiate, TicketResult } from './negotiate.ts';
 
@@ -63,8 +63,8 @@ export interface WindowsSignIn {
   begin(ctx: Context, subject: string): Promise<WindowsStep>;
   /** `POST WinLogin`: a ticket comes back. The same one a second time is refused, with what it was for. */
   takeTicket(ticket: string, subject: string): Promise<TicketReturn>;
-  /** The account of an identity, by the rules for names, or why there is none. */
-  findAccount(identity: WindowsIdentity): Promise<Account | ExternalRefusal>;
+  /** The account of an identity, by the rules for names, or why there is none, and under which name. */
+  findAccount(identity: WindowsIdentity): Promise<ExternalResult & { readonly mapped?: string }>;
 }
 
 /** How old a ticket may be, and how far its clock may be ahead of ours. */
@@ -95,7 +95,7 @@ const Ticket = z.object({
   time: z.int(),
 });
 
-type Needs = Pick<ServerContext, 'audit' | 'externalLogins' | 'now' | 'registry' | 'tokens'>;
+type Needs = Pick<ServerContext, 'externalLogins' | 'now' | 'registry' | 'tokens'>;
 
 /**
  * Takes the headers of the way Header from everybody who is not the proxy: nothing behind this sees a name that
@@ -105,11 +105,11 @@ export function stripIdentityHeaders({ Header }: WindowsLogin): Middleware {
   const proxies = parseHostPatterns(Header?.From ?? []);
   return async function stripHeaders(ctx, next) {
     if (Header !== undefined) {
-      const { headers, socket } = ctx.req;
+      const { headers } = ctx.req;
       const secret = headers[Header.SecretName.toLowerCase()];
-      const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '');
       const isBelieved =
-        proxies.hasAddress(address) && Header.Secrets.some((one) => isEqual(one, String(secret ?? '')));
+        proxies.hasAddress(peerAddress(ctx)) &&
+        Header.Secrets.some((one) => isEqual(one, String(secret ?? '')));
       delete headers[Header.SecretName.toLowerCase()];
       if (!isBelieved) delete headers[Header.Name.toLowerCase()];
     }
@@ -119,7 +119,7 @@ export function stripIdentityHeaders({ Header }: WindowsLogin): Middleware {
 
 /** Makes the sign-in; `negotiate` where that is the way. */
 export function createWindowsSignIn(
-  { audit, externalLogins, now, registry, tokens }: Needs,
+  { externalLogins, now, registry, tokens }: Needs,
   settings: WindowsLogin,
   negotiate: Negotiate | undefined,
 ): WindowsSignIn {
@@ -216,32 +216,11 @@ export function createWindowsSignIn(
     },
 
     async findAccount({ name, sid }) {
-      if (!isUserName(name)) {
-        audit.record(
-          ['sign-in', 'refused'],
-          { windowsName: name, reason: 'name-unusable' },
-          'no account for a Windows user',
-        );
-        return 'name-unusable';
-      }
+      if (!isUserName(name)) return { kind: 'refused', reason: 'name-unusable' };
       const mapped = mapName(Names, name);
-      const result = await externalLogins.resolve(
-        source,
-        { issuer, subject: sid, claims: new Map([['windowsaccountname', [mapped]]]) },
-        {
-          isReserved: registry.isClientAccount,
-          isProvider: (provider) => registry.configuration.providers.has(provider),
-        },
-      );
-      if (result.kind === 'refused') {
-        audit.record(
-          ['sign-in', 'refused'],
-          { windowsName: name, mapped, reason: result.reason },
-          'no account for a Windows user',
-        );
-        return result.reason;
-      }
-      return result.account;
+      const identity = { issuer, subject: sid, claims: new Map([['windowsaccountname', [mapped]]]) };
+      const result = await externalLogins.resolve(source, identity, { isReserved: registry.isClientAccount });
+      return result.kind === 'refused' ? { ...result, mapped } : result;
     },
   };
 }
@@ -264,11 +243,6 @@ function readTicket(text: string): z.output<typeof Ticket> | undefined {
   } catch {
     return undefined;
   }
-}
-
-function isEqual(expected: string, presented: string): boolean {
-  const [a, b] = [Buffer.from(expected), Buffer.from(presented)];
-  return a.length === b.length && timingSafeEqual(a, b);
 }
 
 /**

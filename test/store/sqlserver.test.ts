@@ -13,7 +13,9 @@ import { test } from 'node:test';
 import knexFactory, { type Knex } from 'knex';
 import { createAccounts } from '../../src/accounts/accounts.ts';
 import { createExternalLogins } from '../../src/accounts/external-logins.ts';
+import { createAudit } from '../../src/audit.ts';
 import { ServerError } from '../../src/errors.ts';
+import { createLogger } from '../../src/log.ts';
 import { deleteExpired } from '../../src/store/cleanup.ts';
 import { toKnexConfig, writeMigrationScript } from '../../src/store/database.ts';
 import { isUniqueViolation } from '../../src/store/failures.ts';
@@ -138,8 +140,11 @@ async function writeStatements(): Promise<string> {
   const later = await record((sql) =>
     sql.includes('[OidcUserLogin]') ? [{ normalizedName: 'alice', provider: 'Old' }] : [alice],
   );
+  const now = () => 1;
+  const log = createLogger({ level: 'silent', format: 'json' });
+  const audit = createAudit({ log, now, to: 'none', folder: '', keepDays: 1 });
   for (const { knex: db } of [first, taken, later]) {
-    const logins = createExternalLogins({ accounts: createAccounts({ db, now: () => 1 }), db, now: () => 1 });
+    const logins = createExternalLogins({ accounts: createAccounts({ db, now }), audit, db, now });
     await logins.resolve(source, identity, rules);
     await logins.findLinked(identity);
     await logins.findLinks('alice');
