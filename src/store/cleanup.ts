@@ -12,7 +12,7 @@ const batchSize = 500;
 
 /**
  * Of several servers on one database one removes, for as long as it renews its lease; when it is gone, another one
- * does after this time. There is no leader to lose: whoever comes first has it.
+ * does after this time and an interval. There is no leader to lose: whoever comes first has it.
  */
 const leaseSeconds = 60;
 

@@ -369,15 +369,20 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
 
     /**
      * True where the holder has the lease of this name from now until it ends: taken anew, extended, or taken over
-     * from one that let it end. Of several that try at once one succeeds. One statement, two for the very first.
+     * from one that let it end. Of several that try at once one succeeds. One statement for who has it, two for
+     * who has not, three for the very first.
      */
     async lease(
       name: string,
       { holder, expiresAt }: { holder: string; expiresAt: number },
     ): Promise<boolean> {
-      const id = hashValue(`lease\n${name}`);
+      const value = `lease\n${name}`;
+      const id = hashValue(value);
       const { count } = await extend({ id, holder, expiresAt, now: now() });
-      return count > 0 || this.insert({ ...bareRow, id, model: 'Lease', uid: holder, expiresAt });
+      if (count > 0) return true;
+      // Asked first: an insert that fails is an error in the log of the database.
+      if ((await this.find('Lease', value)) !== undefined) return false;
+      return this.insert({ ...bareRow, id, model: 'Lease', uid: holder, expiresAt });
     },
 
     /** Marks one JWT as revoked until it would have expired anyway. */
