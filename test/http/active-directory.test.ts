@@ -4,7 +4,7 @@ import { type TestContext, test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { domainSid, startActiveDirectory } from '../support/active-directory.ts';
 import { base } from '../support/directory.ts';
-import { authorize, basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
+import { basic, isSignedIn, mvc, post, signInAndRedeem, signInAtPage } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
 
 const password = 'Directory-pass-1';
@@ -21,12 +21,8 @@ async function start(t: TestContext, more: Record<string, unknown> = {}) {
   return { directory, server, dn };
 }
 
-const signIn = async ({ issuer }: TestServer, user: string, secret = password) => {
-  const attempt = await authorize({ issuer, ...mvc });
-  return { ...attempt, back: await attempt.signIn(attempt.page, user, secret) };
-};
-const isSignedIn = ({ location }: { location: URL | undefined }) =>
-  location?.searchParams.has('code') === true;
+const signIn = ({ issuer }: TestServer, user: string, secret = password) =>
+  signInAtPage(issuer, user, secret);
 const refresh = ({ issuer }: TestServer, token: string) =>
   post(
     `${issuer}/connect/token`,

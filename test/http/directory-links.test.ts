@@ -1,6 +1,5 @@
 /** Which account somebody of a directory gets, and who else gets it: by Windows, by an identity provider, by a verifier. */
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
@@ -9,8 +8,9 @@ import { createBrowser, type Page } from '../support/browser.ts';
 import { base, startSlapd } from '../support/directory.ts';
 import { startOpenIdProvider } from '../support/identity-providers.ts';
 import { startPostgres } from '../support/postgres-server.ts';
-import { authorize, mvc } from '../support/sign-in.ts';
+import { authorize, isSignedIn, mvc, signInAtPage } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
+import { signTicket } from '../support/windows-ticket.ts';
 
 const password = 'Directory-pass-1';
 const secret = 'a-secret-of-the-proxy-or-the-handler';
@@ -20,12 +20,8 @@ const relyingParties = {
 const wrong = /The name or the password is wrong/;
 const down = /the directory of your organisation does not answer/i;
 
-const signIn = async ({ issuer }: TestServer, user: string, secret = password) => {
-  const attempt = await authorize({ issuer, ...mvc });
-  return { ...attempt, back: await attempt.signIn(attempt.page, user, secret) };
-};
-const isSignedIn = ({ location }: { location: URL | undefined }) =>
-  location?.searchParams.has('code') === true;
+const signIn = ({ issuer }: TestServer, user: string, secret = password) =>
+  signInAtPage(issuer, user, secret);
 const refusals = ({ logged }: TestServer) =>
   logged.filter(({ msg }) => msg === 'sign-in refused').map(({ reason }) => reason);
 const linksOf = async ({ context }: TestServer) => {
@@ -39,9 +35,7 @@ async function signInByTicket({ issuer }: TestServer, claims: { name: string; si
   const browser = createBrowser();
   const left = await browser.open(`${address}?wa=wsignin1.0&wtrealm=urn:portal`);
   const attempt = left.location?.searchParams.get('attempt');
-  const text = JSON.stringify({ ...claims, attempt, time: Math.floor(Date.now() / 1000) });
-  const encoded = Buffer.from(text).toString('base64url');
-  const ticket = `${encoded}.${createHmac('sha256', secret).update(encoded).digest('base64url')}`;
+  const ticket = signTicket({ ...claims, attempt, time: Math.floor(Date.now() / 1000) }, secret);
   return browser.request(`${address}/WinLogin`, { method: 'POST', body: new URLSearchParams({ ticket }) });
 }
 

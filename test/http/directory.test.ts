@@ -7,7 +7,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { createBrowser } from '../support/browser.ts';
 import { base, type Slapd, startSlapd } from '../support/directory.ts';
-import { authorize, basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
+import {
+  authorize,
+  basic,
+  isSignedIn,
+  mvc,
+  post,
+  signInAndRedeem,
+  signInAtPage,
+} from '../support/sign-in.ts';
 import { startTestServer, type TestServer, type TestServerOptions } from '../support/start-server.ts';
 
 const password = 'Directory-pass-1';
@@ -36,12 +44,8 @@ async function start(
   return { slapd, server, dn };
 }
 
-const signIn = async ({ issuer }: TestServer, user: string, secret = password) => {
-  const attempt = await authorize({ issuer, ...mvc });
-  return { ...attempt, back: await attempt.signIn(attempt.page, user, secret) };
-};
-const isSignedIn = ({ location }: { location: URL | undefined }) =>
-  location?.searchParams.has('code') === true;
+const signIn = ({ issuer }: TestServer, user: string, secret = password) =>
+  signInAtPage(issuer, user, secret);
 const grant = ({ issuer }: TestServer, username: string, secret = password) =>
   post(
     `${issuer}/connect/token`,

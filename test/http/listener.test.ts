@@ -17,12 +17,13 @@ const text = (name: string) => readFileSync(fixture(name), 'utf8');
 const tls = { CertificateFile: 'tls.pem', KeyFile: 'tls-key.pem' };
 const files = { 'tls.pem': text('localhost.pem'), 'tls-key.pem': text('key.pem') };
 
-async function startTlsServer(t: TestContext) {
+async function startTlsServer(t: TestContext, more: Record<string, unknown> = {}) {
   const port = await findFreePort();
   const server = await startTestServer(t, {
     server: {
       PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
       Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
+      ...more,
     },
     files,
   });
@@ -131,15 +132,7 @@ test('a stop ends requests that never end after ShutdownTimeoutSeconds', async (
 });
 
 test('a stop waits no longer for a connection that never begins to speak TLS', async (t) => {
-  const port = await findFreePort();
-  const server = await startTestServer(t, {
-    server: {
-      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
-      Listener: { Host: '127.0.0.1', Port: port, Tls: tls },
-      ShutdownTimeoutSeconds: 1,
-    },
-    files,
-  });
+  const { port, server } = await startTlsServer(t, { ShutdownTimeoutSeconds: 1 });
   const { connect: connectPlain } = await import('node:net');
   const socket = connectPlain(port, '127.0.0.1');
   socket.on('error', () => {});

@@ -67,14 +67,7 @@ test('a database that is gone answers 503 with Retry-After at once, and is used 
   assert.equal(page.status, 503);
   assert.match(page.body, /cannot answer at the moment/);
   assert.doesNotMatch(page.body, /ECONN|127\.0\.0\.1/);
-  const anew = await attempt.browser.request(
-    `${server.issuer}/connect/authorize?${new URLSearchParams({
-      client_id: mvc.clientId,
-      redirect_uri: mvc.redirectUri,
-      response_type: 'code',
-      scope: 'openid',
-    })}`,
-  );
+  const { page: anew } = await authorize({ issuer: server.issuer, ...mvc, browser: attempt.browser });
   assert.equal(anew.status, 503);
   assert.equal(anew.headers.get('retry-after'), '5');
 

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { decodeJwt } from 'jose';
 import { startSlapd } from '../support/directory.ts';
-import { authorize, mvc, signInAndRedeem } from '../support/sign-in.ts';
+import { isSignedIn, mvc, signInAndRedeem, signInAtPage } from '../support/sign-in.ts';
 import { startTestServer, type TestServer } from '../support/start-server.ts';
 
 const password = 'Elsewhere-pass-1';
@@ -61,12 +61,8 @@ async function start(t: TestContext, more: Record<string, unknown> = {}) {
   return { server, endpoint, asked, stop };
 }
 
-const signIn = async ({ issuer }: TestServer, user = 'dora', typed = password) => {
-  const attempt = await authorize({ issuer, ...mvc });
-  return attempt.signIn(attempt.page, user, typed);
-};
-const isSignedIn = ({ location }: { location: URL | undefined }) =>
-  location?.searchParams.has('code') === true;
+const signIn = async ({ issuer }: TestServer, user = 'dora', typed = password) =>
+  (await signInAtPage(issuer, user, typed)).back;
 
 test('a yes signs in whom the endpoint names, with roles that follow it; a no is a wrong password', async (t) => {
   const { server, asked, endpoint } = await start(t);

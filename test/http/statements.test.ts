@@ -1,10 +1,11 @@
 /** The budget of SQL statements of each request (DESIGN of the store): a statement more is a regression. */
 import assert from 'node:assert/strict';
-import { createHash, createHmac } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { createBrowser } from '../support/browser.ts';
 import { authorize, basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
 import { startTestServer, type TestServerOptions } from '../support/start-server.ts';
+import { signTicket } from '../support/windows-ticket.ts';
 
 const batch = {
   Flow: 'ClientCredentials',
@@ -155,9 +156,7 @@ test('a sign-in by Windows costs three statements, and seven with the attempt an
       attempt,
       time: Math.floor(Date.now() / 1000),
     };
-    const text = Buffer.from(JSON.stringify(claims)).toString('base64url');
-    const mac = createHmac('sha256', secret).update(text).digest('base64url');
-    const body = new URLSearchParams({ ticket: `${text}.${mac}` });
+    const body = new URLSearchParams({ ticket: signTicket(claims, secret) });
     return browser.request(address(iis.issuer), { method: 'POST', body });
   };
   await round();

@@ -1,6 +1,5 @@
 /** Sign-in by Windows where somebody else authenticates the browser: a proxy (Header), or a handler of IIS (Ticket). */
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { loadConfiguration } from '../../src/config/load.ts';
 import { ConfigurationError } from '../../src/errors.ts';
@@ -14,6 +13,7 @@ import {
   startTestServer,
   type TestServer,
 } from '../support/start-server.ts';
+import { signTicket } from '../support/windows-ticket.ts';
 
 const secret = 'a-secret-of-the-proxy-or-the-handler';
 const portal = { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/signin'] };
@@ -57,8 +57,7 @@ function makeTicket(page: Page, more: Record<string, unknown> = {}, key = secret
     time: Math.floor(Date.now() / 1000),
     ...more,
   };
-  const text = Buffer.from(JSON.stringify(claims)).toString('base64url');
-  return `${text}.${createHmac('sha256', key).update(text).digest('base64url')}`;
+  return signTicket(claims, key);
 }
 
 function bring(server: TestServer, browser: Browser, ticket: string) {

@@ -116,6 +116,17 @@ export async function signInAndRedeem(options: SignInOptions) {
   return { ...attempt, back, ...response };
 }
 
+/** Signs in at the login page for mvc, up to the redirect back to it or the page that is shown instead. */
+export async function signInAtPage(issuer: string, user: string, password: string) {
+  const attempt = await authorize({ issuer, ...mvc });
+  return { ...attempt, back: await attempt.signIn(attempt.page, user, password) };
+}
+
+/** Whether a page is the redirect back to the client with a code. */
+export function isSignedIn({ location }: { location: URL | undefined }): boolean {
+  return location?.searchParams.has('code') === true;
+}
+
 export const mvc = {
   clientId: 'mvc',
   secret: 'mvc-secret',
