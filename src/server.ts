@@ -44,7 +44,7 @@ import {
 import { endOf, type KeyFiles, readCertificateFile } from './keys/key-file.ts';
 import { type FurtherKey, type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
-import { type WatchedCertificate, watchCertificates } from './keys/watch-certificates.ts';
+import { type WatchedCertificate, warningDays, watchCertificates } from './keys/watch-certificates.ts';
 import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
@@ -357,12 +357,16 @@ function certificatesOf(
 ): WatchedCertificate[] {
   const watched: WatchedCertificate[] = keys.certificates.map(({ expiresAt, property }) => ({
     property,
-    warningDays: 30,
+    warningDays: warningDays.usual,
     readEnd: () => expiresAt,
   }));
   if (samlKey !== undefined) {
     const { expiresAt } = samlKey;
-    watched.push({ property: 'WsFedSigningCertificate', warningDays: 90, readEnd: () => expiresAt });
+    watched.push({
+      property: 'WsFedSigningCertificate',
+      warningDays: warningDays.pinned,
+      readEnd: () => expiresAt,
+    });
   }
   if (Tls !== undefined) {
     const { CertificateFile } = Tls;
@@ -374,7 +378,7 @@ function certificatesOf(
         return undefined;
       }
     };
-    watched.push({ property: 'Listener.Tls', warningDays: 30, readEnd });
+    watched.push({ property: 'Listener.Tls', warningDays: warningDays.usual, readEnd });
   }
   return watched;
 }

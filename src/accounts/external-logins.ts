@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import type { Knex } from 'knex';
 import type { Audit } from '../audit.ts';
-import { ownSources } from '../config/checks.ts';
+import { ownIssuers, ownSources } from '../config/checks.ts';
 import type { Provider } from '../config/load.ts';
 import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
@@ -37,10 +37,15 @@ export interface ExternalIdentity {
 /** What a link is of. */
 export type Linkable = Pick<ExternalIdentity, 'issuer'> & { readonly subject: string };
 
-/** What Windows, the directory and the password verifier are called in links. */
-const ownIssuers = /^urn:(windows|directory|password-verifier)$/i;
+/** Whether it is ours, in any case of letters: nobody else's may be taken for it. */
+function isOwn(issuer: string): boolean {
+  return Object.values(ownIssuers).some((own) => own === issuer.toLowerCase());
+}
+
 /** Its names say nothing of those of the directory, nor the other way round. */
-const verifierIssuer = /^urn:password-verifier$/i;
+function isVerifier(issuer: string): boolean {
+  return issuer.toLowerCase() === ownIssuers.passwordVerifier;
+}
 
 function isLinkable(identity: ExternalIdentity): identity is ExternalIdentity & Linkable {
   return identity.subject !== undefined;
@@ -213,8 +218,7 @@ export function createExternalLogins({
     async resolve(provider, identity, { isReserved, isProvider = () => false, mayLink = () => true }) {
       if (identity.subject === '') return refused('name-missing');
       // What vouches for accounts in this server has names that nobody else may use.
-      if (ownIssuers.test(identity.issuer) && !ownSources.includes(provider.Name))
-        return refused('issuer-of-another');
+      if (isOwn(identity.issuer) && !ownSources.includes(provider.Name)) return refused('issuer-of-another');
       const linkable = isLinkable(identity) ? identity : undefined;
       const linked = linkable && (await findLink(linkable));
       if (linked !== undefined) {
@@ -271,8 +275,8 @@ function findReplaced(
 
 /** Whether a name here and the same name there are different people's: the password verifier's and the directory's. */
 function isApart(issuer: string, other: string): boolean {
-  const areOurs = ownIssuers.test(issuer) && ownIssuers.test(other);
-  return areOurs && verifierIssuer.test(issuer) !== verifierIssuer.test(other);
+  const areOurs = isOwn(issuer) && isOwn(other);
+  return areOurs && isVerifier(issuer) !== isVerifier(other);
 }
 
 function refused(reason: ExternalRefusal): ExternalResult {

@@ -7,6 +7,7 @@ import { createOutgoing } from '../federation/outgoing.ts';
 import { endOf, readCertificateFile } from '../keys/key-file.ts';
 import { loadKeys } from '../keys/keys.ts';
 import { loadSamlSigningKey } from '../keys/saml-signer.ts';
+import { warningDays } from '../keys/watch-certificates.ts';
 import { createLogger } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
 import { toFurtherKeys, toKeySource, toSamlKeySource } from '../server.ts';
@@ -26,8 +27,8 @@ interface Finding {
 }
 
 const daySeconds = 86_400;
-/** From how many days before its end on something is spoken of. */
-const soonDays = { certificate: 30, pinnedCertificate: 90, secret: 30 } as const;
+/** From how many days before its end on a secret is spoken of. */
+const secretDays = 30;
 /** How far the clock of this machine may be from that of the server: tokens have ends and beginnings. */
 const clockToleranceSeconds = 30;
 
@@ -95,7 +96,7 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
         'name the next certificate in OidcSigningCertificate.PublishedCertificateFiles, and exchange the keys a day later';
       return certificates.flatMap(({ expiresAt, property }) => {
         const subject = `the certificate of ${property}`;
-        return examineEnd(expiresAt, { io, remedy, soon: soonDays.certificate, subject });
+        return examineEnd(expiresAt, { io, remedy, soon: warningDays.usual, subject });
       });
     });
     if (server.Mounts.includes('WsFed')) {
@@ -104,7 +105,7 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
         const remedy =
           'docs/ws-federation.md has the change, step by step: relying parties have to follow it';
         const subject = 'the certificate of WsFedSigningCertificate';
-        return examineEnd(expiresAt, { io, remedy, soon: soonDays.pinnedCertificate, subject });
+        return examineEnd(expiresAt, { io, remedy, soon: warningDays.pinned, subject });
       });
     }
   }
@@ -114,7 +115,7 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
       const expiresAt = endOf(readCertificateFile(Tls.CertificateFile));
       const remedy = `put a new one into ${Tls.CertificateFile}; it is taken up within seconds`;
       const subject = 'the certificate of Listener.Tls';
-      return examineEnd(expiresAt, { io, remedy, soon: soonDays.certificate, subject });
+      return examineEnd(expiresAt, { io, remedy, soon: warningDays.usual, subject });
     });
   }
   return findings;
@@ -238,7 +239,7 @@ function examineSecrets({ clients, resources }: Configuration, io: CommandIo): F
     return examineEnd(Math.max(...ends), {
       io,
       remedy,
-      soon: soonDays.secret,
+      soon: secretDays,
       subject: `the secret of ${name}`,
     });
   });

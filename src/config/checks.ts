@@ -435,6 +435,13 @@ export function findProviderDeviations(provider: Provider): Finding[] {
 /** The names under which accounts are linked to what vouches for them here, and no identity provider's. */
 export const ownSources: readonly string[] = ['directory', 'password-verifier', 'windows'];
 
+/** What they are called in links; a directory of Windows names its users as Windows does. */
+export const ownIssuers = {
+  directory: 'urn:directory',
+  passwordVerifier: 'urn:password-verifier',
+  windows: 'urn:windows',
+} as const;
+
 /** Headers that have a meaning already, and are rewritten or read on the way. */
 const takenHeaders =
   /^(authorization|connection|content-.*|cookie|host|sec-.*|transfer-encoding|x-forwarded-.*)$/i;

@@ -17,6 +17,7 @@ import {
   SizeLimitExceededError,
 } from 'ldapts';
 import type { SourceChange } from '../accounts/credentials.ts';
+import { ownIssuers } from '../config/checks.ts';
 import { type DirectoryHost, UnusableEntryError } from './hosts.ts';
 
 /** What a directory says against a bind of somebody who is there. */
@@ -81,7 +82,7 @@ const fileTimeEpoch = 11_644_473_600n;
 
 const activeDirectory: DirectoryKind = {
   // That of sign-in by Windows, which knows the same identifiers.
-  issuer: 'urn:windows',
+  issuer: ownIssuers.windows,
   nameAttribute: 'sAMAccountName',
   userFilter:
     '(&(objectCategory=person)(objectClass=user)(|(sAMAccountName={name})(userPrincipalName={name})))',
@@ -136,7 +137,7 @@ const activeDirectory: DirectoryKind = {
 };
 
 const openLdap: DirectoryKind = {
-  issuer: 'urn:directory',
+  issuer: ownIssuers.directory,
   nameAttribute: 'uid',
   userFilter: '(uid={name})',
   subjectAttribute: 'entryUUID',

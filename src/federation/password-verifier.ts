@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import type { PasswordSource } from '../accounts/credentials.ts';
+import { ownIssuers } from '../config/checks.ts';
 import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
@@ -52,7 +53,7 @@ export function createPasswordVerifier(
 
   return {
     name: 'password-verifier',
-    issuer: 'urn:password-verifier',
+    issuer: ownIssuers.passwordVerifier,
     provisions: settings.ProvisionAccounts,
     hasWindowsNames: false,
 

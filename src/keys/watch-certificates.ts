@@ -12,6 +12,8 @@ export interface WatchedCertificate {
   readonly warningDays: number;
 }
 
+/** From how many days before its end on a certificate is spoken of: whoever pins it needs longer for the change. */
+export const warningDays = { usual: 30, pinned: 90 } as const;
 /** In the last week it is an error. */
 const errorDays = 7;
 const daySeconds = 86_400;
@@ -25,12 +27,12 @@ export function watchCertificates(
 ): Disposable {
   const saidOf = new Map<string, number>();
   const look = () => {
-    for (const { property, readEnd, warningDays } of certificates) {
+    for (const { property, readEnd, warningDays: days } of certificates) {
       const expiresAt = readEnd();
       if (expiresAt === undefined) continue;
       metrics.setCertificateEnd(property, expiresAt);
       const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
-      if (daysLeft > warningDays || daysLeft === saidOf.get(property)) continue;
+      if (daysLeft > days || daysLeft === saidOf.get(property)) continue;
       saidOf.set(property, daysLeft);
       const message =
         daysLeft < 0

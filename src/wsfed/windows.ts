@@ -13,6 +13,7 @@ import { createHmac, randomBytes } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import { z } from 'zod';
 import type { ExternalResult } from '../accounts/external-logins.ts';
+import { ownIssuers } from '../config/checks.ts';
 import type { Server } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { parseHostPatterns } from '../federation/destinations.ts';
@@ -73,7 +74,7 @@ const ticketSeconds = 30;
 const attemptSeconds = 600;
 const model = 'WindowsAttempt';
 /** The security identifiers of Windows are unique by themselves; a directory names its users by the same. */
-const issuer = 'urn:windows';
+const issuer = ownIssuers.windows;
 
 /** A sign-in that has been sent to the handler of IIS. */
 interface Attempt {
