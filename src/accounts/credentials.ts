@@ -203,10 +203,11 @@ export function createCredentials(needs: Needs): Credentials {
     return account;
   }
 
+  /** An account that is there for a client is for no person to sign in as. */
   function refuseReserved(result: PasswordResult): PasswordResult {
-    const accountId = accountIdOf(result) ?? '';
-    const isRefused = result.kind === 'refused' || result.kind === 'unavailable' || !isReserved(accountId);
-    return isRefused ? result : { kind: 'refused', reason: 'client-account', accountId };
+    if (result.kind === 'refused' || result.kind === 'unavailable') return result;
+    const { accountId } = result.account;
+    return isReserved(accountId) ? { kind: 'refused', reason: 'client-account', accountId } : result;
   }
 
   async function verify(name: string, password: string): Promise<PasswordResult> {
