@@ -8,6 +8,7 @@ import * as accounts from './0002-accounts.ts';
 import * as lastUse from './0003-last-use.ts';
 import * as externalLogins from './0004-external-logins.ts';
 import * as directoryChecks from './0005-directory-checks.ts';
+import * as keys from './0006-keys.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -21,4 +22,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0003-last-use', { up: lastUse.up, tables: [] }],
   ['0004-external-logins', { up: externalLogins.up, tables: ['OidcUserLogin'] }],
   ['0005-directory-checks', { up: directoryChecks.up, tables: [] }],
+  ['0006-keys', { up: keys.up, tables: ['OidcKey'] }],
 ]);

@@ -23,6 +23,7 @@ export type AuditEventName =
   | 'authorization'
   | 'configuration'
   | 'consent'
+  | 'key'
   | 'password'
   | 'revocation'
   | 'server'

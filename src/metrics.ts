@@ -39,6 +39,8 @@ export interface Metrics {
   /** Asked whenever the metrics are read. */
   watchPool(read: () => PoolState): void;
   setCertificateEnd(property: string, expiresAt: number): void;
+  /** Of managed keys: since when the one of a purpose has been in use, in seconds since the epoch. */
+  setKeyInUse(key: { purpose: string; algorithm: string }, since: number): void;
   /** Of {@link Metrics.read}. */
   readonly contentType: string;
   read(): Promise<string>;
@@ -54,6 +56,7 @@ const none: Metrics = {
   countCleanup() {},
   watchPool() {},
   setCertificateEnd() {},
+  setKeyInUse() {},
   contentType: 'text/plain',
   read: async () => '',
 };
@@ -116,6 +119,13 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
     aggregator: 'min',
     registers,
   });
+  const keysInUse = new Gauge({
+    name: 'postern_key_in_use_since_timestamp_seconds',
+    help: 'Since when the managed key of a purpose has been in use',
+    labelNames: ['purpose', 'algorithm'],
+    aggregator: 'max',
+    registers,
+  });
 
   // The library answers the question of a supervisor to its workers by itself.
   if (cluster.worker !== undefined) {
@@ -145,6 +155,7 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
       });
     },
     setCertificateEnd: (certificate, expiresAt) => certificates.set({ certificate }, expiresAt),
+    setKeyInUse: ({ algorithm, purpose }, since) => keysInUse.set({ purpose, algorithm }, since),
     contentType: register.contentType,
     read: cluster.worker === undefined ? () => register.metrics() : readAll,
   };

@@ -8,6 +8,7 @@ import { dirname, extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
 import compose from 'koa-compose';
+import type { AdapterFactory } from 'oidc-provider';
 import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
@@ -20,12 +21,13 @@ import {
   type KeyLocation,
   loadConfiguration,
 } from './config/load.ts';
+import { usualAlgorithm } from './config/schema.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError, ServerError } from './errors.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
-import { createOutgoing } from './federation/outgoing.ts';
+import { createOutgoing, type Outgoing } from './federation/outgoing.ts';
 import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
@@ -42,7 +44,10 @@ import {
   servePublicOrigin,
 } from './http/middleware.ts';
 import { endOf, type KeyFiles, readCertificateFile } from './keys/key-file.ts';
-import { type FurtherKey, type KeySource, loadKeys, type SigningKeys } from './keys/keys.ts';
+import type { Rhythm } from './keys/key-schedule.ts';
+import { createKeyStore } from './keys/key-store.ts';
+import { type FurtherKey, type KeySource, loadKeySet, loadKeys, type SigningKeys } from './keys/keys.ts';
+import { startManagedKeys } from './keys/managed-keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
 import { type WatchedCertificate, warningDays, watchCertificates } from './keys/watch-certificates.ts';
 import { createLogger, type Logger } from './log.ts';
@@ -57,7 +62,7 @@ import { createAccessTokenVerifier, createIdTokenVerifier } from './provider/acc
 import { discoveryDocument } from './provider/discovery.ts';
 import { createFarewells, type Farewells } from './provider/farewell.ts';
 import { acceptOldCallers } from './provider/old-callers.ts';
-import { createProvider, type OidcProvider, routes } from './provider/provider.ts';
+import { createProvider, routes } from './provider/provider.ts';
 import { completeSignOut, createStayPage, endOvertakenSignIns, forgiveSignOut } from './provider/sign-out.ts';
 import { createTokenStatus } from './provider/token-status.ts';
 import { createUpstreamSignOut } from './provider/upstream-session.ts';
@@ -68,11 +73,17 @@ import { openDatabase, toDatabaseTarget } from './store/database.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
 import { createWsFed } from './wsfed/app.ts';
-import { loadNegotiate, type Negotiate } from './wsfed/negotiate.ts';
-import { createWindowsSignIn, stripIdentityHeaders, type WindowsLogin } from './wsfed/windows.ts';
+import { loadNegotiate } from './wsfed/negotiate.ts';
+import {
+  createWindowsSignIn,
+  stripIdentityHeaders,
+  type WindowsLogin,
+  type WindowsSignIn,
+} from './wsfed/windows.ts';
 
 /** A Kerberos ticket of somebody in many groups has 64 kB, and a third more in base64. */
 const kerberosHeaderBytes = 131_072;
+const daySeconds = 86_400;
 
 export interface ServerOptions {
   /** The folder with `server.json`. */
@@ -117,7 +128,27 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const accounts = createAccounts({ db: db.knex, now });
   await accounts.seed(configuration.demoAccounts);
 
-  const keys = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
+  const registry = createRegistry(configuration);
+  const metrics = await createMetrics({ isRead: settings.Management !== undefined });
+  metrics.watchPool(() => db.pool);
+  let takeUpKeys: ((keys: SigningKeys) => void) | undefined;
+  const managed =
+    settings.ManagedKeys &&
+    starting.use(
+      await startManagedKeys({
+        audit,
+        log,
+        metrics,
+        now,
+        store: createKeyStore({ db, secrets: settings.DataProtectionKey }),
+        algorithms: [usualAlgorithm, ...settings.ManagedKeys.FurtherAlgorithms],
+        rhythm: toRhythm(settings.ManagedKeys),
+        predecessors: await loadKeySet(toKeySource(configuration), toFurtherKeys(configuration)),
+        lifetimes: () => longestLifetimes(registry.configuration),
+        onChange: (next) => takeUpKeys?.(next),
+      }),
+    );
+  const keys = managed?.keys ?? (await loadKeys(toKeySource(configuration), toFurtherKeys(configuration)));
   const samlKey = settings.Mounts.includes('WsFed')
     ? await loadSamlSigningKey(toSamlKeySource(configuration))
     : undefined;
@@ -128,9 +159,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     keytab === undefined
       ? undefined
       : await loadNegotiate({ home: dirname(configuration.directory), keytab });
-  const registry = createRegistry(configuration);
-  const metrics = await createMetrics({ isRead: settings.Management !== undefined });
-  metrics.watchPool(() => db.pool);
   const certificates = certificatesOf(settings, keys, samlKey);
   for (const { property, readEnd } of certificates) {
     if (settings.RefuseExpiredCertificates && (readEnd() ?? Number.POSITIVE_INFINITY) < now()) {
@@ -165,7 +193,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     source: directory,
     maxAgeSeconds: Directory?.DirectoryDown === 'Allow' ? Directory.DirectoryDownMaxAge : 0,
   });
-  const context: ServerContext = {
+  let context: ServerContext = {
     audit,
     log,
     metrics,
@@ -197,27 +225,22 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     brand: assets.brand,
   };
 
-  const verifyAccessToken = createAccessTokenVerifier(context);
   const adapter = createTokenAdapter({
     tokens: context.tokens,
     now,
     refreshGraceSeconds: (clientId) => registry.findClient(clientId)?.RefreshTokenGraceSeconds ?? 0,
   });
   const farewells = starting.use(createFarewells(context));
-  const provider = createProvider(context, { adapter, farewells, outgoing, verifyAccessToken });
-  completeSignOut(provider.engine, context, farewells);
-  endOvertakenSignIns(provider.engine, context);
-  provider.buildClients(configuration)();
+  const windows = windowsLogin && createWindowsSignIn(context, windowsLogin, negotiate);
+  const parts = { adapter, assets: assets.routes, farewells, outgoing, samlKey, windows, windowsLogin };
+  let app = createApp(context, parts);
+  // Requests that are under way end with the keys that they began with: all state is in the database.
+  takeUpKeys = (next) => {
+    context = { ...context, keys: next };
+    app = createApp(context, parts);
+  };
+  if (managed !== undefined && managed.keys !== keys) takeUpKeys(managed.keys);
 
-  const { app, refreshDocuments } = createApp(context, {
-    provider,
-    farewells,
-    assets: assets.routes,
-    verifyAccessToken,
-    samlKey,
-    windowsLogin,
-    negotiate,
-  });
   // Before the listener, so that a stop begins there and does not wait for a statement of theirs first.
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
   let isStopping = false;
@@ -227,7 +250,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     log.info({ url }, 'management listening');
   }
   const listener = starting.use(
-    await openListener(app.callback(), settings.Listener, context, {
+    await openListener((request, response) => app.serve(request, response), settings.Listener, context, {
       // Proxies may pass on what they have read.
       ...(windowsLogin === undefined ? undefined : { maxHeaderBytes: kerberosHeaderBytes }),
       delayMs: settings.ShutdownDelaySeconds * 1000,
@@ -260,7 +283,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
           'the folder of clients is gone, as while one is exchanged; the configuration in force stays',
         );
       }
-      const putInForce = provider.buildClients(next);
+      const putInForce = app.buildClients(next);
       const { Log } = next.server;
       if (Log.Level !== logLevel) {
         logLevel = Log.Level;
@@ -276,7 +299,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       const before = registry.configuration;
       registry.replace({ ...next, server: settings });
       putInForce();
-      refreshDocuments();
+      app.refreshDocuments();
       const changes = changesBetween(before.files, next.files);
       const counts = { clients: next.clients.size, resources: next.resources.size };
       audit.record(['configuration', 'success'], { ...counts, changes }, 'configuration reloaded');
@@ -298,7 +321,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   // One at a time: a reload that starts while another reads would be decided by whichever ends last.
   let reloading: Promise<boolean> = Promise.resolve(true);
   const reloadInTurn = () => {
-    reloading = reloading.then(reload);
+    reloading = reloading.then(async () => {
+      const isGood = await reload();
+      await managed?.look().catch((err: unknown) => log.error({ err }, 'managed keys cannot be read'));
+      return isGood;
+    });
     return reloading;
   };
   starting.use(
@@ -326,7 +353,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     get configuration() {
       return registry.configuration;
     },
-    context,
+    get context() {
+      return context;
+    },
     reload: reloadInTurn,
     async [Symbol.asyncDispose]() {
       await running.disposeAsync();
@@ -338,15 +367,36 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 /** Where the keys of a configuration are. */
 export function toKeySource({ server }: Configuration): KeySource {
   const { OidcSigningCertificate: certificate, CookieKeys: cookieKeys } = server;
-  if (certificate === undefined || cookieKeys === undefined) {
-    return { kind: 'generated', folder: `${server.DataFolder}/keys` };
-  }
+  const isGenerated =
+    server.ManagedKeys === undefined && (certificate === undefined || cookieKeys === undefined);
+  if (isGenerated) return { kind: 'generated', folder: `${server.DataFolder}/keys` };
   return {
     kind: 'files',
-    files: toKeyFiles(certificate),
-    publishedFiles: certificate.PublishedCertificateFiles,
-    cookieKeys,
+    files: certificate && toKeyFiles(certificate),
+    publishedFiles: certificate?.PublishedCertificateFiles ?? [],
+    cookieKeys: cookieKeys ?? [],
   };
+}
+
+/** When managed keys are exchanged, in seconds. */
+export function toRhythm({
+  KeepDays,
+  PublishDays,
+  RotationDays,
+}: NonNullable<Configuration['server']['ManagedKeys']>): Rhythm {
+  return {
+    rotation: RotationDays * daySeconds,
+    publish: PublishDays * daySeconds,
+    keep: KeepDays * daySeconds,
+  };
+}
+
+/** For how long what a key signs may be good, in seconds. */
+function longestLifetimes({ clients, server }: Configuration) {
+  const lifetimes = [...clients.values()].map(({ AccessTokenLifetime, IdentityTokenLifetime }) =>
+    Math.max(AccessTokenLifetime, IdentityTokenLifetime),
+  );
+  return { signing: Math.max(0, ...lifetimes), cookie: server.SessionLifetime, derivation: 0 };
 }
 
 /** Relying parties pin the certificate of the WsFed application, and need longer for the change. */
@@ -433,26 +483,33 @@ function createAssets({ server }: Configuration): { brand: Brand; routes: Middle
   };
 }
 
+/** What outlives a change of keys. */
 interface AppParts {
-  provider: OidcProvider;
-  farewells: Farewells;
+  adapter: AdapterFactory;
   assets: Middleware;
-  verifyAccessToken: ReturnType<typeof createAccessTokenVerifier>;
+  farewells: Farewells;
+  outgoing: Outgoing;
   /** Where the WsFed application is among the mounts. */
   samlKey: SamlSigningKey | undefined;
+  windows: WindowsSignIn | undefined;
   windowsLogin: WindowsLogin | undefined;
-  negotiate: Negotiate | undefined;
 }
 
+/** Everything that answers requests, with the keys of the context. */
 function createApp(
   context: ServerContext,
-  { provider, assets, farewells, negotiate, samlKey, verifyAccessToken, windowsLogin }: AppParts,
+  { adapter, assets, farewells, outgoing, samlKey, windows, windowsLogin }: AppParts,
 ) {
   const { audit, brand, keys, log, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
   const base = basePathOf(server.PublicUrl);
+  const verifyAccessToken = createAccessTokenVerifier(context);
+  const provider = createProvider(context, { adapter, farewells, outgoing, verifyAccessToken });
   const { engine } = provider;
+  completeSignOut(engine, context, farewells);
+  endOvertakenSignIns(engine, context);
+  provider.buildClients(registry.configuration)();
 
   const app = new Koa();
   app.proxy = true;
@@ -534,7 +591,6 @@ function createApp(
     app.use(mountAt(path, compose(middleware) as Parameters<typeof mountAt>[1]));
   // The inner one first, where one is below the other.
   if (samlKey !== undefined) {
-    const windows = windowsLogin && createWindowsSignIn(context, windowsLogin, negotiate);
     mount(
       new URL(server.WsFed.PublicUrl).pathname,
       createWsFed({ ...context, csrf, signer: samlKey, windows }),
@@ -548,7 +604,7 @@ function createApp(
       if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
     });
   }
-  return { app, refreshDocuments };
+  return { serve: app.callback(), buildClients: provider.buildClients, refreshDocuments };
 }
 
 /** The name of a path in the metrics: one of ours, or the kind of it. */

@@ -3,6 +3,7 @@ import type { Account } from '../accounts/accounts.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import { type CommandIo, confirm, openSecretReader } from './io.ts';
 import { openMigratedStore, type Store } from './store.ts';
+import { writeTable } from './table.ts';
 
 export interface AddOptions {
   displayName?: string;
@@ -122,15 +123,7 @@ export async function listAccounts(
       ...(account.windowsName === undefined ? [] : [`Windows ${account.windowsName}`]),
     ].join(', '),
   ]);
-  const widths = [0, 1, 2].map((column) => Math.max(0, ...rows.map((row) => row[column]?.length ?? 0)));
-  for (const row of rows) {
-    io.stdout.write(
-      `${row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-        .join('  ')
-        .trimEnd()}\n`,
-    );
-  }
+  writeTable(io.stdout, rows);
 }
 
 /** The row first, then what hangs on it: whoever signs in between the two fails at the row. */

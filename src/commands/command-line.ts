@@ -16,6 +16,7 @@ import { checkConfiguration, printSchema, schemaKinds, writeDocumentation } from
 import { examine } from './doctor.ts';
 import { describeFailure, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
+import { listKeys, protectKeys, revokeKey, rotateKeys } from './keys.ts';
 import { login } from './login.ts';
 import { cleanUp, migrate } from './store.ts';
 import { fetchToken } from './token.ts';
@@ -130,7 +131,37 @@ function createProgram(io: CommandIo): Command {
   addAccountCommands(program, directory, io);
   addClientCommands(program, directory, io);
   addTokenCommands(program, directory, io);
+  addKeyCommands(program, directory, io);
   return program;
+}
+
+function addKeyCommands(program: Command, directory: () => string, io: CommandIo): void {
+  const keys = program
+    .command('keys')
+    .description('the keys that the server makes itself, where ManagedKeys is set')
+    .helpCommand(false)
+    .addHelpText('after', '\nRunning servers take up a change within half a minute.');
+  keys
+    .command('list')
+    .description('list the keys: in use, next, retired and revoked')
+    .option('--json', 'as JSON')
+    .action((options) => listKeys(directory(), options, io));
+  keys
+    .command('rotate')
+    .description('have the next keys come into use as soon as everybody has had the time to read them')
+    .option('--algorithm <name>', 'only the key of this algorithm, such as RS256')
+    .option('--cookies', 'only the key for cookies')
+    .option('--now', 'a minute from now, whatever others keep of the published keys')
+    .action((options) => rotateKeys(directory(), options, io));
+  keys
+    .command('revoke')
+    .description('take a key back at once: what it has signed is good no more')
+    .argument('<id>', 'as "postern keys list" shows it')
+    .action((id) => revokeKey(directory(), id, io));
+  keys
+    .command('protect')
+    .description('encrypt every key under the first secret of DataProtectionKey')
+    .action(() => protectKeys(directory(), io));
 }
 
 function addAccountCommands(program: Command, directory: () => string, io: CommandIo): void {

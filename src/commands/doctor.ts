@@ -5,13 +5,15 @@ import { type ConfigurationIssue, isDatabaseUnavailable, ServerError } from '../
 import { hostOf } from '../federation/destinations.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
 import { endOf, readCertificateFile } from '../keys/key-file.ts';
-import { loadKeys } from '../keys/keys.ts';
+import { arrange, keysOfLine } from '../keys/key-schedule.ts';
+import { createKeyStore } from '../keys/key-store.ts';
+import { certificatesOf, loadKeySet, toSigningKeys } from '../keys/keys.ts';
 import { loadSamlSigningKey } from '../keys/saml-signer.ts';
 import { warningDays } from '../keys/watch-certificates.ts';
 import { createLogger } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
-import { toFurtherKeys, toKeySource, toSamlKeySource } from '../server.ts';
-import { openDatabase, toDatabaseTarget } from '../store/database.ts';
+import { toFurtherKeys, toKeySource, toRhythm, toSamlKeySource } from '../server.ts';
+import { type Database, openDatabase, toDatabaseTarget } from '../store/database.ts';
 import { inspectDirectory, inspectIdentityProviders } from './configuration.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
@@ -91,10 +93,12 @@ async function examineKeys(configuration: Configuration, io: CommandIo): Promise
   };
   if (server.Environment !== 'Development') {
     await attempt(async () => {
-      const { certificates } = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
+      const keySet = await loadKeySet(toKeySource(configuration), toFurtherKeys(configuration));
+      // Where keys are managed there may be none in files.
+      if (server.ManagedKeys === undefined) toSigningKeys(keySet);
       const remedy =
         'name the next certificate in OidcSigningCertificate.PublishedCertificateFiles, and exchange the keys a day later';
-      return certificates.flatMap(({ expiresAt, property }) => {
+      return certificatesOf(keySet.signing).flatMap(({ expiresAt, property }) => {
         const subject = `the certificate of ${property}`;
         return examineEnd(expiresAt, { io, remedy, soon: warningDays.usual, subject });
       });
@@ -148,6 +152,7 @@ async function examineDatabase({ server }: Configuration, io: CommandIo): Promis
           remedy: 'is a server running? "postern cleanup" removes them at once; its log says why it did not',
         });
       }
+      findings.push(...(await examineManagedKeys(server, db, io)));
     }
     if (server.Database.Client === 'sqlite' && (statSync(File).mode & 0o077) !== 0) {
       findings.push({ weight: 'weak', what: `others may read ${File}`, remedy: `chmod 600 ${File}` });
@@ -158,6 +163,38 @@ async function examineDatabase({ server }: Configuration, io: CommandIo): Promis
     const { hint = '', message } = err as ServerError;
     return [{ weight: 'broken', what: message, remedy: hint }];
   }
+}
+
+/** Whether those that the server makes itself can be read, and are exchanged. */
+async function examineManagedKeys(
+  { DataProtectionKey, ManagedKeys }: Configuration['server'],
+  db: Database,
+  io: CommandIo,
+): Promise<Finding[]> {
+  if (ManagedKeys === undefined) return [];
+  const store = createKeyStore({ db, secrets: DataProtectionKey });
+  const { keep, rotation } = toRhythm(ManagedKeys);
+  const stored = await store.list();
+  const findings: Finding[] = [];
+  for (const key of stored.filter(({ revokedAt }) => revokedAt === undefined)) {
+    try {
+      await store.open(key);
+    } catch (err) {
+      if (!(err instanceof ServerError)) throw err;
+      findings.push({ weight: 'broken', what: err.message, remedy: err.hint ?? '' });
+    }
+    if (key.purpose === 'derivation') continue;
+    const { inUse, next } = arrange(keysOfLine(stored, key), io.now(), keep);
+    // A day more than it takes the slowest node to look.
+    if (key.id === inUse?.id && next.length === 0 && key.activeAt + rotation + daySeconds < io.now()) {
+      findings.push({
+        weight: 'broken',
+        what: `the managed key ${key.id} has not been exchanged`,
+        remedy: 'is a server running? Its log says why it cannot make the next one',
+      });
+    }
+  }
+  return findings;
 }
 
 /** The server as its users reach it. */

@@ -8,6 +8,7 @@ import type { LiveSignIn } from '../store/tokens.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { openMigratedStore } from './store.ts';
+import { toTime, writeTable } from './table.ts';
 
 /** Which sign-ins: all that match every member that is given. */
 export interface SignInFilter {
@@ -42,7 +43,7 @@ export async function listTokens(
     io.stdout.write('there is no long-lived token\n');
     return;
   }
-  const rows = [
+  writeTable(io.stdout, [
     ['HANDLE', 'CLIENT', 'ACCOUNT', 'SIGNED IN', 'LAST USED', 'ENDS'],
     ...signIns.map(({ handle, client, account, signedInAt, lastUsedAt, endsAt }) => [
       handle,
@@ -52,12 +53,7 @@ export async function listTokens(
       lastUsedAt ?? 'never',
       endsAt,
     ]),
-  ];
-  const widths = rows[0]?.map((_cell, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  for (const row of rows) {
-    const cells = row.map((cell, column) => cell.padEnd(widths?.[column] ?? 0));
-    io.stdout.write(`${cells.join('  ').trimEnd()}\n`);
-  }
+  ]);
 }
 
 /**
@@ -108,9 +104,4 @@ function toPredicate({ account, client }: SignInFilter): (signIn: LiveSignIn) =>
 function toHandle({ grantRowId }: LiveSignIn): string {
   // Hexadecimal: base64url may begin with a hyphen, which would be an option.
   return Buffer.from(grantRowId, 'base64url').subarray(0, handleBytes).toString('hex');
-}
-
-/** As ISO 8601 to the second; `at` is seconds since the epoch. */
-function toTime(at: number): string {
-  return new Date(at * 1000).toISOString().replace('.000Z', 'Z');
 }

@@ -151,7 +151,7 @@ What needs a restart is said by the server when it reloads: \`server.json\` deci
 - **Switches** are \`true\` and \`false\`, or the texts \`"True"\` and \`"False"\` in any case. **Numbers** may be texts of digits.
 - **Choices** that IdentityServer3 numbers may be that number: it stands behind the name.
 - **Secrets** that others present (\`ClientSecrets\`, \`Secrets\`) are hashes, SHA-256 or SHA-512 in base64. \`printf %s the-secret | openssl dgst -sha256 -binary | openssl base64\` makes one. Or \`{ "env": "NAME" }\` names an environment variable, \`{ "file": "path" }\` a file that holds the secret itself. \`{ "plain": "…" }\` is for Development only. Of each only the hash is kept in memory.
-- **Secrets that the server uses itself** (\`CookieKeys\`, \`Passphrase\`, \`ClientSecret\` of an identity provider) are always such references.
+- **Secrets that the server uses itself** (\`CookieKeys\`, \`DataProtectionKey\`, \`Passphrase\`, \`ClientSecret\` of an identity provider) are always such references.
 - **Relative paths** start at the folder that contains \`config/\`.
 - **File names** must be usable on every system: no \`< > : " / \\ | ? *\`, no name that Windows reserves, no blank or dot at the end, and no two that differ by case alone. A client id that is none of these is written into the file, as \`ClientId\`.
 
@@ -161,7 +161,7 @@ What needs a restart is said by the server when it reloads: \`server.json\` deci
 - Redirect URIs are absolute, without fragment and wildcard: https, http on this machine, or, for \`Native\`, a private scheme that is a reversed domain (\`com.example.app:/callback\`).
 - \`AllowedScopes\` exist; those of a user are not for \`ClientCredentials\`. Names in \`IdentityProviderRestrictions\` exist.
 - A scope belongs to one resource; a resource has no client's name.
-- Outside Development, or with a \`PublicUrl\` that is not on this machine, the secrets of the development set, plain secrets and \`accounts.json\` are refused, and \`OidcSigningCertificate\` and \`CookieKeys\` are required.
+- Outside Development, or with a \`PublicUrl\` that is not on this machine, the secrets of the development set, plain secrets and \`accounts.json\` are refused, and \`OidcSigningCertificate\` and \`CookieKeys\` are required, or \`ManagedKeys\`.
 
 \`check-config\` also names, without refusing it, where a client is allowed what RFC 9700 advises against: the flow \`ResourceOwner\`, and, for a client without a secret, \`RequirePkce\` false and \`RefreshTokenUsage\` ReUse.`;
 

@@ -67,6 +67,7 @@ export type Server = DeepReadonly<
     ServerSettings,
     | '$schema'
     | 'CookieKeys'
+    | 'DataProtectionKey'
     | 'Database'
     | 'Directory'
     | 'FurtherSigningKeys'
@@ -87,6 +88,8 @@ export type Server = DeepReadonly<
     WsFed: { PublicUrl: string };
     WsFedSigningCertificate?: KeyLocation & { NextCertificateFile?: string };
     CookieKeys?: string[];
+    /** Where ManagedKeys is there at least one. */
+    DataProtectionKey: string[];
     FurtherSigningKeys: (KeyLocation & { Algorithm: SigningAlgorithm })[];
     Listener: Omit<ServerSettings['Listener'], 'Tls'> & {
       Tls?: KeyLocation & { CertificateFile: string };
@@ -494,6 +497,7 @@ function completeServer(
   const {
     OidcSigningCertificate,
     CookieKeys,
+    DataProtectionKey = [],
     Directory,
     FurtherSigningKeys,
     PasswordVerifier,
@@ -512,6 +516,7 @@ function completeServer(
     if (value !== undefined || mode.strictBecause === undefined) continue;
     // A key is needed by the application that signs with it.
     const isOfWsFed = property === 'WsFedSigningCertificate';
+    if (!isOfWsFed && settings.ManagedKeys !== undefined) continue;
     if (isOfWsFed && !settings.Mounts.includes('WsFed')) continue;
     const message = `is required ${mode.strictBecause}`;
     report({ path: property, message: isOfWsFed ? `${message}, unless Mounts is ["Oidc"]` : message });
@@ -536,6 +541,10 @@ function completeServer(
       return secret ?? '';
     });
   const cookieKeys = CookieKeys && longSecrets(CookieKeys, 'CookieKeys');
+  const protection = longSecrets([DataProtectionKey].flat(), 'DataProtectionKey');
+  if (settings.ManagedKeys !== undefined && protection.length === 0) {
+    report({ path: 'DataProtectionKey', message: 'is required where ManagedKeys is' });
+  }
 
   if (settings.EnableWindowsLogin && WindowsLogin === undefined) {
     report({
@@ -588,6 +597,7 @@ function completeServer(
       ? undefined
       : { OidcSigningCertificate: completeCertificate(OidcSigningCertificate, files) }),
     ...(cookieKeys === undefined ? undefined : { CookieKeys: cookieKeys }),
+    DataProtectionKey: protection,
     ...(Directory === undefined ? undefined : { Directory: completeDirectory(Directory, secrets, report) }),
     ...(PasswordVerifier === undefined
       ? undefined
@@ -855,19 +865,25 @@ function completeResource(
   };
 }
 
+/** What there is a key for. */
+export function algorithmsOf({ FurtherSigningKeys, ManagedKeys }: Server): SigningAlgorithm[] {
+  const named = FurtherSigningKeys.map(({ Algorithm }) => Algorithm);
+  return [
+    ...new Set<SigningAlgorithm>([usualAlgorithm, ...named, ...(ManagedKeys?.FurtherAlgorithms ?? [])]),
+  ];
+}
+
 /** What is wrong with the choice of an algorithm: there must be a key for it. */
 function checkAlgorithm(
   path: string,
   algorithm: SigningAlgorithm,
   server: Server | undefined,
 ): Finding | undefined {
-  const available = server?.FurtherSigningKeys.map(({ Algorithm }) => Algorithm);
-  if (algorithm === usualAlgorithm || available === undefined || available.includes(algorithm))
-    return undefined;
+  if (server === undefined || algorithmsOf(server).includes(algorithm)) return undefined;
   return {
     path,
     message: `there is no key for ${algorithm}`,
-    hint: 'add one to FurtherSigningKeys in server.json',
+    hint: 'add one to FurtherSigningKeys in server.json, or to ManagedKeys.FurtherAlgorithms',
   };
 }
 

@@ -422,7 +422,7 @@ export const ServerSettings = z.strictObject({
     .optional()
     .meta({
       description:
-        'The signing key of tokens, the same on every node. Required outside Development. Files are relative to the folder that contains config/.',
+        'The signing key of tokens, the same on every node. Required outside Development, unless ManagedKeys is there. Files are relative to the folder that contains config/.',
     }),
   FurtherSigningKeys: z
     .array(
@@ -458,8 +458,46 @@ export const ServerSettings = z.strictObject({
   }),
   CookieKeys: z.array(SecretReference).min(1).optional().meta({
     description:
-      'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development.',
+      'Where the keys are that sign cookies, at least 32 characters each, the same on every node. The first signs, all verify. Required outside Development, unless ManagedKeys is there.',
   }),
+  ManagedKeys: z
+    .strictObject({
+      FurtherAlgorithms: z
+        .array(z.enum(signingAlgorithms).exclude([usualAlgorithm]))
+        .default([])
+        .meta({
+          description:
+            'Algorithms that there is a key for beside RS256, which clients (IdTokenSigningAlgorithm) and resources (SigningAlgorithm) choose by name.',
+        }),
+      RotationDays: integer(1, 3650, 'days').default(90).meta({
+        description: 'For how long a key is in use before the next one is.',
+      }),
+      PublishDays: integer(1, 3650, 'days').default(14).meta({
+        description: 'For how long a key is published before it is in use. Less than RotationDays.',
+      }),
+      KeepDays: integer(1, 3650, 'days').default(14).meta({
+        description:
+          'For how long a key is still published after its use; longer where a token that it may have signed is good for longer.',
+      }),
+    })
+    .refine(({ PublishDays, RotationDays }) => PublishDays < RotationDays, {
+      path: ['PublishDays'],
+      message: 'must be less than RotationDays',
+    })
+    .optional()
+    .meta({
+      description:
+        'The server makes the keys that sign tokens and cookies itself, keeps them encrypted in the database under DataProtectionKey, and exchanges them in time, on every node without a restart. OidcSigningCertificate, FurtherSigningKeys and CookieKeys beside it are those of before: they sign until the first managed key of their algorithm is in use, PublishDays after the change, and verify for as long as they are there. Not the key of the WsFed application, which relying parties pin.',
+    }),
+  DataProtectionKey: z
+    .union([SecretReference, z.array(SecretReference).min(1)], {
+      error: 'must be { "env": "NAME" } or { "file": "path" }, or a list of them',
+    })
+    .optional()
+    .meta({
+      description:
+        'Where the secret is that managed keys are encrypted under in the database, at least 32 characters, the same on every node. Of several the first encrypts, all decrypt.',
+    }),
   Directory: z
     .strictObject({
       Kind: z.enum(['ActiveDirectory', 'OpenLdap']).meta({

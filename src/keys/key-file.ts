@@ -15,7 +15,8 @@ export interface KeyFiles {
   readonly passphrase: string | undefined;
 }
 
-interface KeyPair {
+/** A private key that can sign, and its certificate. */
+export interface KeyPair {
   readonly key: KeyObject;
   readonly certificate: X509Certificate | undefined;
 }

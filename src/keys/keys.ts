@@ -2,23 +2,34 @@
  * The keys of the provider: the one that signs tokens, those that sign cookies, and keys derived from them.
  *
  * In Development they are made at the first start and kept under `data/keys/`, readable by the owner alone.
- * Elsewhere the operator names them, the same on every node; nothing is made up.
+ * Elsewhere the operator names them, the same on every node, or has them managed (managed-keys.ts).
  */
 import { createHash, hkdfSync, randomBytes, type X509Certificate } from 'node:crypto';
 import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
   calculateJwkThumbprint,
+  createLocalJWKSet,
   exportJWK,
   generateKeyPair,
   importJWK,
   type JWK,
   type JWTPayload,
+  type JWTVerifyOptions,
+  type JWTVerifyResult,
+  jwtVerify,
   SignJWT,
 } from 'jose';
 import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
-import { endOf, type KeyFiles, readCertificateFile, readKeyPair } from './key-file.ts';
+import { endOf, type KeyFiles, type KeyPair, readCertificateFile, readKeyPair } from './key-file.ts';
+
+/** The certificate of a key that a property of `server.json` names. */
+export interface KeyCertificate {
+  readonly property: string;
+  /** Seconds since the epoch. */
+  readonly expiresAt: number;
+}
 
 export interface SigningKeys {
   /** The private keys in the engine's form; the first of an algorithm signs. */
@@ -29,13 +40,19 @@ export interface SigningKeys {
   readonly algorithms: readonly SigningAlgorithm[];
   /** Members that tokens of the IdentityServer layouts carry in their header beside `kid`, where RS256 signs them. */
   readonly certificateHeader: { readonly x5t?: string };
-  /** The certificates of the keys that sign, by the property that names each; `expiresAt` in seconds since the epoch. */
-  readonly certificates: readonly { readonly property: string; readonly expiresAt: number }[];
+  /** Those that somebody has to exchange. */
+  readonly certificates: readonly KeyCertificate[];
   /** The first signs cookies, all verify them. */
   readonly cookieKeys: readonly string[];
   /** Signs a JWT of ours with the key that signs tokens. */
   signJwt(claims: JWTPayload, header: { typ: string }): Promise<string>;
-  /** 32 bytes for one purpose, the same on every node that has the same cookie keys. */
+  /**
+   * Verifies the signature of a JWT of ours, and what `options` ask for.
+   *
+   * @throws {errors.JOSEError} of jose
+   */
+  verifyJwt(jwt: string, options: Omit<JWTVerifyOptions, 'algorithms'>): Promise<JWTVerifyResult>;
+  /** 32 bytes for one purpose, the same on every node that has the same keys. */
   deriveKey(purpose: string): Buffer;
 }
 
@@ -44,8 +61,8 @@ export type KeySource =
   | { readonly kind: 'generated'; readonly folder: string }
   | {
       readonly kind: 'files';
-      /** Of the key that signs. */
-      readonly files: KeyFiles;
+      /** Of the key that signs RS256; there may be none where such keys are managed. */
+      readonly files: KeyFiles | undefined;
       /** Certificates of keys that are published and do not sign. */
       readonly publishedFiles: readonly string[];
       readonly cookieKeys: readonly string[];
@@ -57,13 +74,25 @@ export interface FurtherKey extends KeyFiles {
 }
 
 /** A key with its name. */
-interface NamedKey {
+export interface NamedKey {
   readonly algorithm: SigningAlgorithm;
-  /** What names it in `server.json`. */
-  readonly property: string;
+  /** What names it in `server.json`, where something does. */
+  readonly property?: string;
   /** Private, with `kid`. */
   readonly jwk: JWK;
   readonly certificate?: X509Certificate | undefined;
+}
+
+/** What {@link SigningKeys} are made of. */
+export interface KeySet {
+  /** The first of an algorithm signs, all verify. */
+  readonly signing: readonly NamedKey[];
+  /** Public keys that only verify. */
+  readonly published: readonly JWK[];
+  /** The first signs, all verify. */
+  readonly cookieKeys: readonly string[];
+  /** What keys are derived from. */
+  readonly derivation: string | undefined;
 }
 
 /**
@@ -72,6 +101,11 @@ interface NamedKey {
  * @throws {ServerError} ERR_KEY_UNUSABLE, with the file and the reason
  */
 export async function loadKeys(source: KeySource, further: readonly FurtherKey[] = []): Promise<SigningKeys> {
+  return toSigningKeys(await loadKeySet(source, further));
+}
+
+/** As {@link loadKeys}, for keys that others are put before. */
+export async function loadKeySet(source: KeySource, further: readonly FurtherKey[]): Promise<KeySet> {
   const others: NamedKey[] = [];
   for (const [index, key] of further.entries()) {
     others.push(await loadKey(key, `FurtherSigningKeys[${index}]`));
@@ -79,16 +113,32 @@ export async function loadKeys(source: KeySource, further: readonly FurtherKey[]
   if (source.kind === 'generated') return loadGenerated(source.folder, others);
 
   const { cookieKeys, files, publishedFiles } = source;
-  const main = await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate');
-  const published = await Promise.all(publishedFiles.map((file) => toPublished(readCertificateFile(file))));
-  return assemble([main, ...others], cookieKeys, published);
+  const main = files && (await loadKey({ ...files, algorithm: usualAlgorithm }, 'OidcSigningCertificate'));
+  return {
+    signing: main === undefined ? others : [main, ...others],
+    published: await Promise.all(publishedFiles.map((file) => toPublished(readCertificateFile(file)))),
+    cookieKeys,
+    // The last: a key that is put in front in order to rotate must not change what nodes derive meanwhile.
+    derivation: cookieKeys.at(-1),
+  };
 }
 
 async function loadKey({ algorithm, ...files }: FurtherKey, property: string): Promise<NamedKey> {
-  const { key, certificate } = await readKeyPair(files, { algorithm, property });
+  return {
+    ...(await toNamedKey({ ...(await readKeyPair(files, { algorithm, property })), algorithm })),
+    property,
+  };
+}
+
+/** Names a private key: by its certificate, where it has one. */
+export async function toNamedKey({
+  algorithm,
+  certificate,
+  key,
+}: Partial<KeyPair> & Pick<KeyPair, 'key'> & { algorithm: SigningAlgorithm }): Promise<NamedKey> {
   const jwk = await exportJWK(key);
   const kid = certificate === undefined ? await nameKey(jwk) : thumbprintOf(certificate);
-  return { algorithm, property, jwk: { ...jwk, kid }, certificate };
+  return { algorithm, jwk: { ...jwk, kid }, certificate };
 }
 
 /** IdentityServer names a key by its certificate's SHA-1 thumbprint, in kid and in x5t (RFC 7515 section 4.1.7). */
@@ -119,40 +169,46 @@ function toPublic({ algorithm: alg, certificate, jwk }: Omit<NamedKey, 'property
   return { kty: kty ?? '', use: 'sig', kid, alg, ...members, ...Object.fromEntries(parts) } as JWK;
 }
 
-function assemble(
-  keys: readonly [NamedKey, ...NamedKey[]],
-  cookieKeys: readonly string[],
-  published: readonly JWK[] = [],
-): SigningKeys {
-  // The last: a key that is put in front in order to rotate must not change what nodes derive meanwhile.
-  const lastCookieKey = cookieKeys.at(-1);
-  if (lastCookieKey === undefined) throw new ServerError('ERR_KEY_UNUSABLE', 'there is no cookie key');
-  const names = keys.map(({ jwk }) => jwk.kid ?? '');
+export function certificatesOf(keys: readonly NamedKey[]): KeyCertificate[] {
+  return keys.flatMap(({ certificate, property }) =>
+    certificate === undefined || property === undefined ? [] : [{ property, expiresAt: endOf(certificate) }],
+  );
+}
+
+/** @throws {ServerError} ERR_KEY_UNUSABLE where one is missing, or there twice */
+export function toSigningKeys({ cookieKeys, derivation, published, signing }: KeySet): SigningKeys {
+  const main = signing.find(({ algorithm }) => algorithm === usualAlgorithm);
+  if (main === undefined || cookieKeys.length === 0 || derivation === undefined) {
+    throw new ServerError('ERR_KEY_UNUSABLE', 'there is no key for tokens, or none for cookies');
+  }
+  const names = signing.map(({ jwk }) => jwk.kid ?? '');
   if (new Set(names).size < names.length) {
     throw new ServerError('ERR_KEY_UNUSABLE', 'two signing keys are the same key', {
       hint: 'each algorithm of FurtherSigningKeys needs a key of its own',
     });
   }
-  const [{ certificate, jwk }] = keys;
+  const { certificate, jwk } = main;
   const kid = jwk.kid ?? '';
   const alg = usualAlgorithm;
+  const publicJwks = {
+    keys: [...signing.map(toPublic), ...published.filter((other) => !names.includes(other.kid ?? ''))],
+  };
+  const algorithms = [...new Set(signing.map(({ algorithm }) => algorithm))];
+  const verificationKeys = createLocalJWKSet({ keys: [...publicJwks.keys] });
   let signingKey: ReturnType<typeof importJWK> | undefined;
   return {
-    privateJwks: { keys: keys.map(({ algorithm, jwk: one }) => ({ ...one, use: 'sig', alg: algorithm })) },
-    publicJwks: {
-      keys: [...keys.map(toPublic), ...published.filter((other) => !names.includes(other.kid ?? ''))],
-    },
-    algorithms: [...new Set(keys.map(({ algorithm }) => algorithm))],
+    privateJwks: { keys: signing.map(({ algorithm, jwk: one }) => ({ ...one, use: 'sig', alg: algorithm })) },
+    publicJwks,
+    algorithms,
     certificateHeader: certificate === undefined ? {} : { x5t: thumbprintOf(certificate) },
-    certificates: keys.flatMap(({ certificate: one, property }) =>
-      one === undefined ? [] : [{ property, expiresAt: endOf(one) }],
-    ),
+    certificates: certificatesOf(signing),
     cookieKeys,
     async signJwt(claims, { typ }) {
       signingKey ??= importJWK(jwk, alg);
       return new SignJWT(claims).setProtectedHeader({ alg, typ, kid }).sign(await signingKey);
     },
-    deriveKey: (purpose) => Buffer.from(hkdfSync('sha256', lastCookieKey, '', `postern ${purpose}`, 32)),
+    verifyJwt: (jwt, options) => jwtVerify(jwt, verificationKeys, { ...options, algorithms }),
+    deriveKey: (purpose) => Buffer.from(hkdfSync('sha256', derivation, '', `postern ${purpose}`, 32)),
   };
 }
 
@@ -161,19 +217,21 @@ async function nameKey(jwk: JWK): Promise<string> {
   return (await calculateJwkThumbprint(jwk)).slice(0, 22);
 }
 
-async function loadGenerated(folder: string, others: readonly NamedKey[]): Promise<SigningKeys> {
+async function loadGenerated(folder: string, others: readonly NamedKey[]): Promise<KeySet> {
   const signing = await readOrMake(join(folder, 'signing-key.json'), async () => {
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
     const jwk = await exportJWK(privateKey);
     return { ...jwk, kid: await nameKey(jwk) };
   });
-  const cookies = await readOrMake(join(folder, 'cookie-keys.json'), async () => [
+  const cookieKeys = (await readOrMake(join(folder, 'cookie-keys.json'), async () => [
     randomBytes(32).toString('base64url'),
-  ]);
-  return assemble(
-    [{ algorithm: usualAlgorithm, property: 'OidcSigningCertificate', jwk: signing as JWK }, ...others],
-    cookies as string[],
-  );
+  ])) as string[];
+  return {
+    signing: [{ algorithm: usualAlgorithm, jwk: signing as JWK }, ...others],
+    published: [],
+    cookieKeys,
+    derivation: cookieKeys.at(-1),
+  };
 }
 
 /** Reads a JSON file, or makes it where it is missing; of two processes that make it at once, one file stays. */

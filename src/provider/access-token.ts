@@ -3,7 +3,7 @@
  * grant so that it can be revoked, and how one is verified again.
  */
 import { randomBytes } from 'node:crypto';
-import { createLocalJWKSet, type JWTPayload, errors as joseErrors, jwtVerify } from 'jose';
+import { type JWTPayload, errors as joseErrors } from 'jose';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { usualAlgorithm } from '../config/schema.ts';
@@ -47,8 +47,6 @@ export function createAccessTokenVerifier({
   keys,
   registry,
 }: Pick<ServerContext, 'keys' | 'registry'>): AccessTokenVerifier {
-  const keySet = createLocalJWKSet({ keys: [...keys.publicJwks.keys] });
-
   return async function verifyAccessToken(jwt) {
     // jose reads a signature in several spellings; revocation knows a token by the one that was issued.
     const [, , signature = ''] = jwt.split('.');
@@ -59,9 +57,8 @@ export function createAccessTokenVerifier({
       return undefined;
     }
     try {
-      const { payload, protectedHeader } = await jwtVerify(jwt, keySet, {
+      const { payload, protectedHeader } = await keys.verifyJwt(jwt, {
         issuer: registry.configuration.server.PublicUrl,
-        algorithms: [...keys.algorithms],
         requiredClaims: ['exp', 'client_id'],
       });
       const handle = protectedHeader[handleParameter];
@@ -88,14 +85,11 @@ export function createIdTokenVerifier(
   { keys, registry }: Pick<ServerContext, 'keys' | 'registry'>,
   { mayHaveExpired = false }: { mayHaveExpired?: boolean } = {},
 ): IdTokenVerifier {
-  const keySet = createLocalJWKSet({ keys: [...keys.publicJwks.keys] });
-
   return async function verifyIdToken(jwt, clientId) {
     try {
-      const { payload, protectedHeader } = await jwtVerify(jwt, keySet, {
+      const { payload, protectedHeader } = await keys.verifyJwt(jwt, {
         issuer: registry.configuration.server.PublicUrl,
         audience: clientId,
-        algorithms: [...keys.algorithms],
         requiredClaims: ['exp', 'sub'],
         ...(mayHaveExpired ? { clockTolerance: Number.MAX_SAFE_INTEGER } : undefined),
       });

@@ -9,7 +9,7 @@ import {
   type Configuration as EngineConfiguration,
   Provider,
 } from 'oidc-provider';
-import type { Configuration } from '../config/load.ts';
+import { algorithmsOf, type Configuration } from '../config/load.ts';
 import { identityScopes, offlineAccess, signingAlgorithms } from '../config/schema.ts';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
 import { toClientMetadata } from '../registry/client-metadata.ts';
@@ -81,8 +81,7 @@ export function buildEngineClients(
 export function checkEngineClients(configuration: Configuration): void {
   // The algorithms of ID tokens that it accepts follow from keys; these sign nothing. Whether there is a real one for
   // an algorithm has been checked before.
-  const { FurtherSigningKeys } = configuration.server;
-  const needed = new Set(FurtherSigningKeys.map(({ Algorithm }) => Algorithm));
+  const needed = new Set(algorithmsOf(configuration.server));
   const jwks = [
     generateKeyPairSync('rsa', { modulusLength: 2048 }),
     ...(needed.has('ES256') ? [generateKeyPairSync('ec', { namedCurve: 'P-256' })] : []),

@@ -1,0 +1,215 @@
+/** `postern keys`: the managed keys, for an administrator. Running servers take up a change within half a minute. */
+import {
+  addKey,
+  arrange,
+  type KeyLine,
+  keysOfLine,
+  knownSeconds,
+  publishedSeconds,
+  type Rhythm,
+} from '../keys/key-schedule.ts';
+import { createKeyStore, type KeyStore, type StoredKey } from '../keys/key-store.ts';
+import { toRhythm } from '../server.ts';
+import { CommandError, exitCodes } from './exit.ts';
+import type { CommandIo } from './io.ts';
+import { openMigratedStore, type Store } from './store.ts';
+import { toTime, writeTable } from './table.ts';
+
+interface Keys extends AsyncDisposable {
+  readonly store: KeyStore;
+  readonly rhythm: Rhythm;
+  readonly audit: Store['audit'];
+}
+
+/** @throws {CommandError} 78 where keys are not managed */
+async function openKeys(directory: string, io: CommandIo): Promise<Keys> {
+  const store = await openMigratedStore(directory, io);
+  const { DataProtectionKey, ManagedKeys } = store.configuration.server;
+  if (ManagedKeys === undefined) {
+    await store[Symbol.asyncDispose]();
+    throw new CommandError(exitCodes.configuration, 'keys are not managed here', {
+      hint: 'ManagedKeys in server.json has the server make them; otherwise they are the files that it names',
+    });
+  }
+  return {
+    store: createKeyStore({ db: store.db, secrets: DataProtectionKey }),
+    rhythm: toRhythm(ManagedKeys),
+    audit: store.audit,
+    [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
+  };
+}
+
+/** Lists the keys, one a line in columns, or as a JSON array. */
+export async function listKeys(
+  directory: string,
+  { json }: { json?: boolean },
+  io: CommandIo,
+): Promise<void> {
+  await using keys = await openKeys(directory, io);
+  const stored = await keys.store.list();
+  const described = linesOf(stored).flatMap((line) =>
+    describeLine(keysOfLine(stored, line), io.now(), keys.rhythm),
+  );
+  if (json) {
+    io.stdout.write(`${JSON.stringify(described, null, 2)}\n`);
+    return;
+  }
+  if (described.length === 0) {
+    io.stdout.write('there is no key yet: the first start makes them\n');
+    return;
+  }
+  writeTable(io.stdout, [
+    ['ID', 'PURPOSE', 'ALGORITHM', 'STATE', 'IN USE FROM', 'REMOVED'],
+    ...described.map(({ algorithm, id, inUseFrom, purpose, removedAt, state }) => [
+      id,
+      purpose,
+      algorithm ?? '',
+      state,
+      inUseFrom,
+      removedAt ?? '',
+    ]),
+  ]);
+}
+
+interface DescribedKey {
+  readonly id: string;
+  readonly purpose: string;
+  readonly algorithm: string | null;
+  readonly state: 'in use' | 'next' | 'retired' | 'revoked';
+  /** ISO 8601, as the next two. */
+  readonly madeAt: string;
+  readonly inUseFrom: string;
+  readonly removedAt: string | null;
+}
+
+function describeLine(line: readonly StoredKey[], now: number, { keep }: Rhythm): DescribedKey[] {
+  const { inUse, next, retired } = arrange(line, now, keep);
+  const describe = (key: StoredKey, state: DescribedKey['state'], removedAt?: number): DescribedKey => ({
+    id: key.id,
+    purpose: key.purpose,
+    algorithm: key.algorithm || null,
+    state,
+    madeAt: toTime(key.createdAt),
+    inUseFrom: toTime(key.activeAt),
+    removedAt: removedAt === undefined ? null : toTime(removedAt),
+  });
+  return [
+    ...next.toReversed().map((key) => describe(key, 'next')),
+    ...(inUse === undefined ? [] : [describe(inUse, 'in use')]),
+    ...retired.map(({ key, until }) => describe(key, 'retired', until)),
+    ...line.flatMap((key) =>
+      key.revokedAt === undefined ? [] : [describe(key, 'revoked', key.revokedAt + keep)],
+    ),
+  ];
+}
+
+export interface RotateOptions {
+  /** Only the key for cookies. */
+  cookies?: boolean;
+  /** Only the key of this algorithm. */
+  algorithm?: string;
+  /** As soon as every server knows the next key, whatever others keep of the published ones. */
+  now?: boolean;
+}
+
+/**
+ * Has the next key of each line come into use: as soon as everybody who goes by the published keys has had the time
+ * to read it.
+ *
+ * @throws {CommandError} 1 where there is no such key
+ */
+export async function rotateKeys(directory: string, options: RotateOptions, io: CommandIo): Promise<void> {
+  await using keys = await openKeys(directory, io);
+  const stored = await keys.store.list();
+  const lines = linesOf(stored).filter(({ algorithm, purpose }) => {
+    if (purpose === 'derivation') return false;
+    if (!options.cookies && options.algorithm === undefined) return true;
+    return purpose === 'cookie' ? options.cookies : algorithm === options.algorithm;
+  });
+  if (lines.length === 0) throw noSuchKey();
+  for (const line of lines) {
+    const {
+      next: [next],
+    } = arrange(keysOfLine(stored, line), io.now(), keys.rhythm.keep);
+    const madeAt = next?.createdAt ?? io.now();
+    // Cookies come back to us: nobody else has to know their key.
+    const isKnownSoon = options.now || line.purpose === 'cookie';
+    const earliest = madeAt + (isKnownSoon ? knownSeconds : publishedSeconds);
+    const activeAt = Math.max(earliest, io.now());
+    if (next === undefined) await makeNext(keys, line, { activeAt, now: io.now(), stored });
+    else if (activeAt < next.activeAt) await keys.store.schedule(next.id, activeAt);
+    const from = toTime(Math.min(activeAt, next?.activeAt ?? activeAt));
+    keys.audit.record(['key', 'success'], { ...line, activeAt: from }, 'key rotation asked for');
+    io.stdout.write(`the next key for ${describePurpose(line)} is in use from ${from}\n`);
+  }
+}
+
+async function makeNext(
+  { store }: Keys,
+  line: KeyLine,
+  { stored, ...options }: { activeAt: number; now: number; stored: readonly StoredKey[] },
+): Promise<void> {
+  const id = await addKey(store, line, { ...options, keys: stored });
+  if (id === undefined) {
+    throw new CommandError(exitCodes.failure, 'a server has just made the next key itself', {
+      hint: 'ask again',
+    });
+  }
+}
+
+/**
+ * Takes a key back at once: what it has signed is good no more. Where it is in use the next one takes its place.
+ *
+ * @throws {CommandError} 1 where there is no such key
+ */
+export async function revokeKey(directory: string, id: string, io: CommandIo): Promise<void> {
+  await using keys = await openKeys(directory, io);
+  const stored = await keys.store.list();
+  const key = stored.find((one) => one.id === id && one.revokedAt === undefined);
+  if (key === undefined) throw noSuchKey();
+  const { inUse, next } = arrange(keysOfLine(stored, key), io.now(), keys.rhythm.keep);
+  if (inUse?.id === id) {
+    // First the successor: without one an older key would sign again.
+    const { algorithm, purpose } = key;
+    if (next[0] !== undefined) await keys.store.schedule(next[0].id, io.now());
+    else await makeNext(keys, { purpose, algorithm }, { activeAt: io.now(), now: io.now(), stored });
+  }
+  await keys.store.revoke(id, io.now());
+  keys.audit.record(
+    ['key', 'success'],
+    { key: id, purpose: key.purpose, algorithm: key.algorithm },
+    'key revoked',
+  );
+  io.stdout.write(
+    `revoked the key ${id} for ${describePurpose(key)}; servers take it up within half a minute\n`,
+  );
+}
+
+/** Encrypts every key under the first secret of DataProtectionKey, so that the others can be taken away. */
+export async function protectKeys(directory: string, io: CommandIo): Promise<void> {
+  await using keys = await openKeys(directory, io);
+  const count = await keys.store.protectAnew();
+  if (count > 0) keys.audit.record(['key', 'success'], { keys: count }, 'keys encrypted anew');
+  io.stdout.write(
+    count === 0
+      ? 'every key is under the first secret of DataProtectionKey\n'
+      : `encrypted ${count} ${count === 1 ? 'key' : 'keys'} under the first secret of DataProtectionKey\n`,
+  );
+}
+
+function noSuchKey(): CommandError {
+  return new CommandError(exitCodes.failure, 'there is no such key', {
+    hint: '"postern keys list" shows those that there are',
+  });
+}
+
+/** The purposes and algorithms that there are keys of, in the order of their first keys. */
+function linesOf(stored: readonly StoredKey[]): KeyLine[] {
+  const lines = new Map<string, KeyLine>();
+  for (const { algorithm, purpose } of stored) lines.set(`${purpose} ${algorithm}`, { purpose, algorithm });
+  return [...lines.values()];
+}
+
+function describePurpose({ algorithm, purpose }: KeyLine): string {
+  return { cookie: 'cookies', derivation: 'derivation', signing: `tokens (${algorithm})` }[purpose];
+}
