@@ -21,6 +21,6 @@ export async function up(knex: Knex): Promise<void> {
     table.bigInteger('activeAt').notNullable(); // from then on it is in use, until the next one is
     table.bigInteger('revokedAt').nullable();
     table.bigInteger('longestLifetime').notNullable(); // seconds: how long what it has signed may be good
-    table.unique(['purpose', 'algorithm', 'generation']);
+    table.unique(['purpose', 'algorithm', 'generation'], { useConstraint: true });
   });
 }

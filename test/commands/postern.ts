@@ -57,7 +57,8 @@ export async function install(t: TestContext, options: TestServerOptions = {}): 
   };
 }
 
-async function runHere(
+/** Runs a command in this process, in the folder that contains config/. */
+export async function runHere(
   folder: string,
   args: readonly string[],
   { input = '', env = {} }: RunOptions = {},

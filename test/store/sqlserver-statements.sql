@@ -52,6 +52,15 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0005-dir
 commit;
 go
 
+-- 0006-keys
+set xact_abort on;
+begin transaction;
+CREATE TABLE [postern].[OidcKey] ([id] varchar(43) collate Latin1_General_BIN2 not null, [purpose] varchar(20) collate Latin1_General_BIN2 not null, [algorithm] varchar(20) collate Latin1_General_BIN2 not null, [generation] int not null, [payload] nvarchar(max) not null, [createdAt] bigint not null, [activeAt] bigint not null, [revokedAt] bigint null, [longestLifetime] bigint not null, CONSTRAINT [OidcKey_pkey] PRIMARY KEY ([id]));
+ALTER TABLE [postern].[OidcKey] ADD CONSTRAINT [oidckey_purpose_algorithm_generation_unique] UNIQUE ([purpose], [algorithm], [generation]);
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0006-keys');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
@@ -105,4 +114,13 @@ update [postern].[OidcUserLogin] set [checkedAt] = @p0 where [id] = @p1;select @
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [id] = @p0 and [provider] = @p1;select @@rowcount;
 update [postern].[OidcUserLogin] set [provider] = @p0 where [id] = @p1;select @@rowcount;
+
+-- keys
+insert into [postern].[OidcKey] ([activeAt], [algorithm], [createdAt], [generation], [id], [longestLifetime], [payload], [purpose], [revokedAt]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8);
+select * from [postern].[OidcKey] order by [generation] asc;
+update [postern].[OidcKey] set [payload] = @p0 where [id] = @p1 and [payload] = @p2;select @@rowcount;
+update [postern].[OidcKey] set [activeAt] = @p0 where [id] = @p1 and [revokedAt] is null;select @@rowcount;
+update [postern].[OidcKey] set [longestLifetime] = @p0 where [id] in (@p1) and [longestLifetime] < @p2;select @@rowcount;
+update [postern].[OidcKey] set [revokedAt] = @p0, [payload] = @p1 where [id] = @p2 and [revokedAt] is null;select @@rowcount;
+delete from [postern].[OidcKey] where [id] in (@p0);select @@rowcount;
 

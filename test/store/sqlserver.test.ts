@@ -15,6 +15,7 @@ import { createAccounts } from '../../src/accounts/accounts.ts';
 import { createExternalLogins } from '../../src/accounts/external-logins.ts';
 import { createAudit } from '../../src/audit.ts';
 import { ServerError } from '../../src/errors.ts';
+import { createKeyStore } from '../../src/keys/key-store.ts';
 import { createLogger } from '../../src/log.ts';
 import { deleteExpired } from '../../src/store/cleanup.ts';
 import { toKnexConfig, writeMigrationScript } from '../../src/store/database.ts';
@@ -155,6 +156,31 @@ async function writeStatements(): Promise<string> {
     .flatMap(({ statements }) => statements)
     .filter((sql) => sql.includes('[OidcUserLogin]'));
   section('links to identities elsewhere', links);
+
+  const key = { id: 'k', purpose: 'cookie', algorithm: '' } as const;
+  const row = { ...key, generation: 1, createdAt: 1, activeAt: 1, revokedAt: null, longestLifetime: 0 };
+  const underOld = (await record(() => [])).knex;
+  const sealed = createKeyStore({ db: { knex: underOld }, secrets: ['old'] });
+  let payload = '';
+  underOld.on('query', ({ bindings }: { bindings: unknown[] }) => {
+    payload = bindings.map(String).find((value) => value.startsWith('ey')) ?? payload;
+  });
+  await sealed.insert(
+    { ...key, generation: 1, createdAt: 1, activeAt: 1, longestLifetime: 0 },
+    { secret: 's' },
+  );
+  const keyRows = await record(() => [{ ...row, payload }]);
+  const keys = createKeyStore({ db: { knex: keyRows.knex }, secrets: ['new', 'old'] });
+  await keys.insert(
+    { ...key, generation: 2, createdAt: 1, activeAt: 1, longestLifetime: 0 },
+    { secret: 's' },
+  );
+  await keys.protectAnew();
+  await keys.schedule('k', 2);
+  await keys.raiseLifetime(['k'], 3);
+  await keys.revoke('k', 4);
+  await keys.remove(['k']);
+  section('keys', keyRows.statements);
   return parts.join('');
 }
 
@@ -166,7 +192,7 @@ test('every statement is the one that was read against the documentation of SQL 
 
 test('every statement names its tables with the schema, and limits by top', async () => {
   const written = await writeStatements();
-  assert.doesNotMatch(written, /(?<!\[postern\]\.)\[Oidc(Token|User|UserLogin|Migration)\]/);
+  assert.doesNotMatch(written, /(?<!\[postern\]\.)\[Oidc(Key|Token|User|UserLogin|Migration)\]/);
   assert.doesNotMatch(written, /\blimit\b|on conflict|returning/i);
 });
 

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { createLogger } from '../../src/log.ts';
 import { type Database, type DatabaseTarget, openDatabase } from '../../src/store/database.ts';
+import { ownTables } from '../../src/store/migrate.ts';
 import { requirePostgres } from './requirements.ts';
 
 export interface TestDatabase {
@@ -36,8 +37,7 @@ export async function createSchema(
     await using db = await openDatabase({ client, connection, schema, ...limits, log, now: () => 0 });
     if (client === 'postgresql') await db.knex.raw(`drop schema if exists "${schema}" cascade`);
     else {
-      for (const table of ['OidcToken', 'OidcUser', 'OidcUserLogin', 'OidcMigration'])
-        await db.knex.raw(`drop table if exists [${schema}].[${table}]`);
+      for (const table of ownTables) await db.knex.raw(`drop table if exists [${schema}].[${table}]`);
       await db.knex.raw(`drop schema if exists [${schema}]`);
     }
   });
