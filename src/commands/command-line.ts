@@ -155,9 +155,10 @@ function addKeyCommands(program: Command, directory: () => string, io: CommandIo
     .action((options) => rotateKeys(directory(), options, io));
   keys
     .command('revoke')
-    .description('take a key back at once: what it has signed is good no more')
+    .description('take a key back, a minute from now: what it has signed is good no more')
     .argument('<id>', 'as "postern keys list" shows it')
-    .action((id) => revokeKey(directory(), id, io));
+    .option('--now', 'each server as soon as it looks, within half a minute')
+    .action((id, options) => revokeKey(directory(), id, options, io));
   keys
     .command('protect')
     .description('encrypt every key under the first secret of DataProtectionKey')

@@ -5,7 +5,7 @@ import { type ConfigurationIssue, isDatabaseUnavailable, ServerError } from '../
 import { hostOf } from '../federation/destinations.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
 import { endOf, readCertificateFile } from '../keys/key-file.ts';
-import { arrange, keysOfLine } from '../keys/key-schedule.ts';
+import { arrange, isRevoked, keysOfLine } from '../keys/key-schedule.ts';
 import { createKeyStore } from '../keys/key-store.ts';
 import { certificatesOf, loadKeySet, toSigningKeys } from '../keys/keys.ts';
 import { loadSamlSigningKey } from '../keys/saml-signer.ts';
@@ -176,7 +176,7 @@ async function examineManagedKeys(
   const { keep, rotation } = toRhythm(ManagedKeys);
   const stored = await store.list();
   const findings: Finding[] = [];
-  for (const key of stored.filter(({ revokedAt }) => revokedAt === undefined)) {
+  for (const key of stored.filter((one) => !isRevoked(one, io.now()))) {
     try {
       await store.open(key);
     } catch (err) {

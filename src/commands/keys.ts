@@ -2,6 +2,7 @@
 import {
   addKey,
   arrange,
+  isRevoked,
   type KeyLine,
   keysOfLine,
   knownSeconds,
@@ -59,14 +60,14 @@ export async function listKeys(
     return;
   }
   writeTable(io.stdout, [
-    ['ID', 'PURPOSE', 'ALGORITHM', 'STATE', 'IN USE FROM', 'REMOVED'],
-    ...described.map(({ algorithm, id, inUseFrom, purpose, removedAt, state }) => [
+    ['ID', 'PURPOSE', 'ALGORITHM', 'STATE', 'IN USE FROM', 'GOOD UNTIL'],
+    ...described.map(({ algorithm, goodUntil, id, inUseFrom, purpose, state }) => [
       id,
       purpose,
       algorithm ?? '',
       state,
       inUseFrom,
-      removedAt ?? '',
+      goodUntil ?? '',
     ]),
   ]);
 }
@@ -76,30 +77,32 @@ interface DescribedKey {
   readonly purpose: string;
   readonly algorithm: string | null;
   readonly state: 'in use' | 'next' | 'retired' | 'revoked';
-  /** ISO 8601, as the next two. */
+  /** ISO 8601, as those below. */
   readonly madeAt: string;
   readonly inUseFrom: string;
-  readonly removedAt: string | null;
+  /** When it is published no more, as far as that is known. */
+  readonly goodUntil: string | null;
 }
 
 function describeLine(line: readonly StoredKey[], now: number, { keep }: Rhythm): DescribedKey[] {
   const { inUse, next, retired } = arrange(line, now, keep);
-  const describe = (key: StoredKey, state: DescribedKey['state'], removedAt?: number): DescribedKey => ({
-    id: key.id,
-    purpose: key.purpose,
-    algorithm: key.algorithm || null,
-    state,
-    madeAt: toTime(key.createdAt),
-    inUseFrom: toTime(key.activeAt),
-    removedAt: removedAt === undefined ? null : toTime(removedAt),
-  });
+  const describe = (key: StoredKey, state: DescribedKey['state'], until = Number.POSITIVE_INFINITY) => {
+    const end = Math.min(until, key.revokedAt ?? Number.POSITIVE_INFINITY);
+    return {
+      id: key.id,
+      purpose: key.purpose,
+      algorithm: key.algorithm || null,
+      state,
+      madeAt: toTime(key.createdAt),
+      inUseFrom: toTime(key.activeAt),
+      goodUntil: Number.isFinite(end) ? toTime(end) : null,
+    };
+  };
   return [
     ...next.toReversed().map((key) => describe(key, 'next')),
     ...(inUse === undefined ? [] : [describe(inUse, 'in use')]),
     ...retired.map(({ key, until }) => describe(key, 'retired', until)),
-    ...line.flatMap((key) =>
-      key.revokedAt === undefined ? [] : [describe(key, 'revoked', key.revokedAt + keep)],
-    ),
+    ...line.filter((key) => isRevoked(key, now)).map((key) => describe(key, 'revoked')),
   ];
 }
 
@@ -158,31 +161,37 @@ async function makeNext(
 }
 
 /**
- * Takes a key back at once: what it has signed is good no more. Where it is in use the next one takes its place.
+ * Takes a key back: what it has signed is good no more. Where it is in use the next one takes its place. All servers
+ * do so at the same moment, a minute from now, so that nobody signs by a key that another has given up.
  *
+ * @param options with `now`, each as soon as it looks
  * @throws {CommandError} 1 where there is no such key
  */
-export async function revokeKey(directory: string, id: string, io: CommandIo): Promise<void> {
+export async function revokeKey(
+  directory: string,
+  id: string,
+  options: { now?: boolean },
+  io: CommandIo,
+): Promise<void> {
   await using keys = await openKeys(directory, io);
   const stored = await keys.store.list();
-  const key = stored.find((one) => one.id === id && one.revokedAt === undefined);
+  const at = io.now() + (options.now ? 0 : knownSeconds);
+  const key = stored.find((one) => one.id === id && !isRevoked(one, io.now()));
   if (key === undefined) throw noSuchKey();
-  const { inUse, next } = arrange(keysOfLine(stored, key), io.now(), keys.rhythm.keep);
+  const { algorithm, purpose } = key;
+  const { inUse, next } = arrange(keysOfLine(stored, key), at, keys.rhythm.keep);
   if (inUse?.id === id) {
     // First the successor: without one an older key would sign again.
-    const { algorithm, purpose } = key;
-    if (next[0] !== undefined) await keys.store.schedule(next[0].id, io.now());
-    else await makeNext(keys, { purpose, algorithm }, { activeAt: io.now(), now: io.now(), stored });
+    if (next[0] !== undefined) await keys.store.schedule(next[0].id, at);
+    else await makeNext(keys, { purpose, algorithm }, { activeAt: at, now: io.now(), stored });
   }
-  await keys.store.revoke(id, io.now());
+  await keys.store.revoke(id, at);
   keys.audit.record(
     ['key', 'success'],
-    { key: id, purpose: key.purpose, algorithm: key.algorithm },
+    { key: id, purpose, algorithm, revokedAt: toTime(at) },
     'key revoked',
   );
-  io.stdout.write(
-    `revoked the key ${id} for ${describePurpose(key)}; servers take it up within half a minute\n`,
-  );
+  io.stdout.write(`the key ${id} for ${describePurpose(key)} is good for nothing from ${toTime(at)}\n`);
 }
 
 /** Encrypts every key under the first secret of DataProtectionKey, so that the others can be taken away. */

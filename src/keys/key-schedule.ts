@@ -29,7 +29,7 @@ export interface Rhythm {
   readonly keep: number;
 }
 
-/** The keys of a line at a moment; those that are revoked, or due to be removed, are in none. */
+/** The keys of a line at a moment; those that are revoked by then, or due to be removed, are in none. */
 export interface Arrangement {
   readonly inUse: StoredKey | undefined;
   /** To come, the next one first. */
@@ -43,9 +43,13 @@ export function keysOfLine(keys: readonly StoredKey[], { algorithm, purpose }: K
   return keys.filter((key) => key.purpose === purpose && key.algorithm === algorithm);
 }
 
+export function isRevoked({ revokedAt }: StoredKey, now: number): boolean {
+  return revokedAt !== undefined && revokedAt <= now;
+}
+
 export function arrange(line: readonly StoredKey[], now: number, keepSeconds: number): Arrangement {
   const good = line
-    .filter(({ revokedAt }) => revokedAt === undefined)
+    .filter((key) => !isRevoked(key, now))
     .sort((a, b) => a.activeAt - b.activeAt || a.generation - b.generation);
   const index = good.findLastIndex(({ activeAt }) => activeAt <= now);
   const retired = good.slice(0, Math.max(index, 0)).map((key, i) => {
@@ -63,9 +67,7 @@ export function arrange(line: readonly StoredKey[], now: number, keepSeconds: nu
 export function findRemovable(line: readonly StoredKey[], now: number, keepSeconds: number): string[] {
   const { inUse, next, retired } = arrange(line, now, keepSeconds);
   const needed = new Set([inUse, ...next, ...retired.map(({ key }) => key)].map((key) => key?.id));
-  return line
-    .filter(({ id, revokedAt }) => !needed.has(id) && (revokedAt ?? 0) + keepSeconds <= now)
-    .map(({ id }) => id);
+  return line.flatMap(({ id }) => (needed.has(id) ? [] : [id]));
 }
 
 /**
@@ -78,9 +80,7 @@ export function findGap(
   now: number,
   { hasPredecessor, publish, rotation }: Rhythm & { hasPredecessor: boolean },
 ): number | undefined {
-  const last = Math.max(
-    ...line.filter(({ revokedAt }) => revokedAt === undefined).map(({ activeAt }) => activeAt),
-  );
+  const last = Math.max(...line.filter((key) => !isRevoked(key, now)).map(({ activeAt }) => activeAt));
   if (last === Number.NEGATIVE_INFINITY) return hasPredecessor ? now + publish : now;
   // It is published for all of its time, however late it is made.
   return now >= last + rotation - publish ? Math.max(last + rotation, now + publish) : undefined;

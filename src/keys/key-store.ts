@@ -22,11 +22,12 @@ export interface StoredKey {
   readonly algorithm: SigningAlgorithm | '';
   /** Numbers the keys of one purpose and algorithm. */
   readonly generation: number;
-  /** Encrypted; empty once it is revoked. */
+  /** Encrypted. */
   readonly payload: string;
   readonly createdAt: number;
   /** From then on it is in use, until the next one is. */
   readonly activeAt: number;
+  /** From then on it is as if it had never been. */
   readonly revokedAt: number | undefined;
   /** For how long what it has signed may be good, in seconds. */
   readonly longestLifetime: number;
@@ -46,8 +47,9 @@ export interface KeyStore {
   open(key: StoredKey): Promise<KeyMaterial>;
   /** Sets when a key comes into use. */
   schedule(id: string, activeAt: number): Promise<void>;
-  /** Of keys that are not revoked, where it is less. */
+  /** Where it is less. */
   raiseLifetime(ids: readonly string[], seconds: number): Promise<void>;
+  /** Not later than it is already. */
   revoke(id: string, at: number): Promise<void>;
   remove(ids: readonly string[]): Promise<void>;
   /** Encrypts under the first secret what is under another; counts them. */
@@ -139,7 +141,10 @@ export function createKeyStore({
     },
 
     async revoke(id, at) {
-      await knex(table).where({ id, revokedAt: null }).update({ revokedAt: at, payload: '' });
+      await knex(table)
+        .where({ id })
+        .andWhere((later) => later.whereNull('revokedAt').orWhere('revokedAt', '>', at))
+        .update({ revokedAt: at });
     },
 
     async remove(ids) {
@@ -151,7 +156,7 @@ export function createKeyStore({
     async protectAnew() {
       let count = 0;
       for (const key of await list()) {
-        if (key.revokedAt !== undefined || decodeProtectedHeader(key.payload).kid === currentName) continue;
+        if (decodeProtectedHeader(key.payload).kid === currentName) continue;
         const payload = await seal(key, await unseal(key));
         count += await knex(table).where({ id: key.id, payload: key.payload }).update({ payload });
       }

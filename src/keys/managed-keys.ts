@@ -12,6 +12,7 @@ import {
   arrange,
   findGap,
   findRemovable,
+  isRevoked,
   type KeyLine,
   keysOfLine,
   lookSeconds,
@@ -64,7 +65,8 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     { purpose: 'derivation', algorithm: '' },
   ];
   const opened = new Map<string, KeyMaterial>();
-  let names = '';
+  /** What the keys of this moment are made of. */
+  let known = '';
   let current: SigningKeys | undefined;
   let lookedAt = 0;
   let looking: Promise<void> | undefined;
@@ -83,12 +85,12 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     await removeUnneeded(stored);
     const keySet = await toKeySet(stored);
     lookedAt = now();
-    const { cookieKeys, signing } = keySet;
-    const found = JSON.stringify([signing.map(({ jwk }) => jwk.kid), cookieKeys.length, cookieKeys[0]]);
-    if (found === names) return;
+    const { cookieKeys, derivation, signing } = keySet;
+    const found = JSON.stringify([signing.map(({ jwk }) => jwk.kid), cookieKeys, derivation]);
+    if (found === known) return;
     const isFirst = current === undefined;
     const keys = withUnknownKeys(toSigningKeys(keySet));
-    names = found;
+    known = found;
     current = keys;
     log.info({ signingKeys: signing.map(({ jwk }) => jwk.kid) }, 'managed keys taken up');
     if (!isFirst) needs.onChange(keys);
@@ -98,7 +100,7 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     let isAny = false;
     for (const line of lines) {
       const present = keysOfLine(stored, line);
-      if (line.purpose === 'derivation' && present.some(({ revokedAt }) => revokedAt === undefined)) continue;
+      if (line.purpose === 'derivation' && present.some((key) => !isRevoked(key, now()))) continue;
       const hasPredecessor =
         line.purpose === 'signing'
           ? predecessors.signing.some(({ algorithm }) => algorithm === line.algorithm)

@@ -121,6 +121,6 @@ select * from [postern].[OidcKey] order by [generation] asc;
 update [postern].[OidcKey] set [payload] = @p0 where [id] = @p1 and [payload] = @p2;select @@rowcount;
 update [postern].[OidcKey] set [activeAt] = @p0 where [id] = @p1 and [revokedAt] is null;select @@rowcount;
 update [postern].[OidcKey] set [longestLifetime] = @p0 where [id] in (@p1) and [longestLifetime] < @p2;select @@rowcount;
-update [postern].[OidcKey] set [revokedAt] = @p0, [payload] = @p1 where [id] = @p2 and [revokedAt] is null;select @@rowcount;
+update [postern].[OidcKey] set [revokedAt] = @p0 where [id] = @p1 and ([revokedAt] is null or [revokedAt] > @p2);select @@rowcount;
 delete from [postern].[OidcKey] where [id] in (@p0);select @@rowcount;
 
