@@ -9,6 +9,7 @@ import * as lastUse from './0003-last-use.ts';
 import * as externalLogins from './0004-external-logins.ts';
 import * as directoryChecks from './0005-directory-checks.ts';
 import * as keys from './0006-keys.ts';
+import * as lastUses from './0007-last-uses.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -23,4 +24,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0004-external-logins', { up: externalLogins.up, tables: ['OidcUserLogin'] }],
   ['0005-directory-checks', { up: directoryChecks.up, tables: [] }],
   ['0006-keys', { up: keys.up, tables: ['OidcKey'] }],
+  ['0007-last-uses', { up: lastUses.up, tables: ['OidcLastUse'] }],
 ]);

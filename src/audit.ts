@@ -62,7 +62,11 @@ export interface Audit extends Disposable {
   ): void;
   /** Whatever is recorded by `work`, also later, has come from there. */
   within<T>(origin: Origin, work: () => T): T;
+  /** Has every event told to a listener from now on, which must not throw. */
+  listen(listener: AuditListener): void;
 }
+
+export type AuditListener = (event: AuditEventName, outcome: AuditOutcome, fields: AuditFields) => void;
 
 export interface AuditOptions {
   readonly log: Logger;
@@ -87,6 +91,7 @@ export function createAudit(options: AuditOptions): Audit {
   const { actor, log, now, stdout = process.stdout, to } = options;
   const origins = new AsyncLocalStorage<Origin>();
   const file = to === 'folder' ? openDailyFile(options) : undefined;
+  const listeners: AuditListener[] = [];
   /** Events that could not be written, since one could. */
   let lost = 0;
 
@@ -112,7 +117,9 @@ export function createAudit(options: AuditOptions): Audit {
       const known = { audit: 1, time, event, outcome, requestId, clientAddress, actor };
       // Last again: what an event is called is not for its fields to say.
       write(`${JSON.stringify({ ...known, ...fields, ...known, message })}\n`);
+      for (const tell of listeners) tell(event, outcome, fields);
     },
+    listen: (listener) => void listeners.push(listener),
     within: (origin, work) => origins.run(origin, work),
     [Symbol.dispose]: () => file?.close(),
   };

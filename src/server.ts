@@ -70,6 +70,7 @@ import { basePathOf } from './registry/client-metadata.ts';
 import { createRegistry } from './registry/registry.ts';
 import { startCleanup } from './store/cleanup.ts';
 import { openDatabase, toDatabaseTarget } from './store/database.ts';
+import { createLastUses, startNotingUse } from './store/last-use.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
 import { createWsFed } from './wsfed/app.ts';
@@ -80,6 +81,9 @@ import {
   type WindowsLogin,
   type WindowsSignIn,
 } from './wsfed/windows.ts';
+
+/** What a crash may lose of the last uses. */
+const lastUseSeconds = 60;
 
 /** A Kerberos ticket of somebody in many groups has 64 kB, and a third more in base64. */
 const kerberosHeaderBytes = 131_072;
@@ -243,6 +247,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   // Before the listener, so that a stop begins there and does not wait for a statement of theirs first.
   starting.use(startCleanup(context, { intervalSeconds: settings.ExpiredTokenCleanInterval }));
+  const lastUses = createLastUses({ db });
+  starting.use(startNotingUse({ audit, lastUses, log, now }, { intervalSeconds: lastUseSeconds }));
   let isStopping = false;
   if (settings.Management !== undefined) {
     const management = serveManagement({ metrics, ping: () => db.ping(), isStopping: () => isStopping });

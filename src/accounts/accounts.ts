@@ -346,8 +346,11 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
         mustChangePassword: false,
         removedAt: now(),
       });
-      await db('OidcUserLogin')
-        .where({ normalizedName: normalizeName(name) })
+      const normalizedName = normalizeName(name);
+      await db('OidcUserLogin').where({ normalizedName }).delete();
+      await db('OidcLastUse')
+        .whereIn('kind', ['account', 'sign-in'])
+        .where({ name: normalizedName })
         .delete();
       return toAccount(before);
     },

@@ -94,6 +94,8 @@ export interface ExternalLogins {
   findLinked(identity: Linkable): Promise<string | undefined>;
   /** Whom an account is linked to that has no password of its own. One statement. */
   findLinks(accountName: string): Promise<readonly AccountLink[]>;
+  /** Who vouches for each account that is linked, by its name in lower case. One statement. */
+  listProviders(): Promise<ReadonlyMap<string, readonly string[]>>;
   /** Notes that the source has just said that all is well with an identity. One statement. */
   noteChecked(identity: Linkable): Promise<void>;
   /** Forgets whom an account is linked to, so that the name decides again; counts the links. */
@@ -205,6 +207,17 @@ export function createExternalLogins({
         subject: String(subject),
         checkedAt: toNumber(checkedAt) ?? undefined,
       }));
+    },
+
+    async listProviders() {
+      const rows = await db<Row>(table)
+        .distinct('normalizedName', 'provider')
+        .whereNot({ provider: unconfirmed })
+        .orderBy('provider');
+      const providersOf = Map.groupBy(rows, ({ normalizedName }) => String(normalizedName));
+      return new Map(
+        [...providersOf].map(([name, found]) => [name, found.map(({ provider }) => String(provider))]),
+      );
     },
 
     async noteChecked({ issuer, subject }) {

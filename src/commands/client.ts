@@ -98,7 +98,8 @@ function toSecretEntry(secret: string, now: number): Record<string, string> {
   const madeOn = new Date(now * 1000).toISOString().slice(0, 10);
   return {
     Value: createHash('sha256').update(secret).digest('base64'),
-    Description: `made by postern client add on ${madeOn}`,
+    Description: 'made by postern client add',
+    Created: madeOn,
   };
 }
 

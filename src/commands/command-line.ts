@@ -18,6 +18,7 @@ import { describeFailure, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { listKeys, protectKeys, revokeKey, rotateKeys } from './keys.ts';
 import { login } from './login.ts';
+import { reportAccess } from './report.ts';
 import { cleanUp, migrate } from './store.ts';
 import { fetchToken } from './token.ts';
 import { listTokens, revokeTokens } from './tokens.ts';
@@ -127,6 +128,17 @@ function createProgram(io: CommandIo): Command {
     .option('--common-name <name>', 'who the certificate says it is', 'Postern')
     .option('--days <n>', 'how long it is valid, at most 7300', '3650')
     .action((path, options) => makeCertificate(path, options, io));
+
+  program
+    .command('report')
+    .description('tables for whoever reviews the installation')
+    .helpCommand(false)
+    .command('access')
+    .description('write the clients and the accounts as CSV: what they may do, and when they were last used')
+    .option('--clients', 'the clients, to standard output')
+    .option('--accounts', 'the accounts, to standard output')
+    .option('--output <folder>', 'both, as clients.csv and accounts.csv in this folder')
+    .action((options) => reportAccess(directory(), options, io));
 
   addAccountCommands(program, directory, io);
   addClientCommands(program, directory, io);

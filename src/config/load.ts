@@ -49,6 +49,8 @@ export interface SecretHash {
   /** Base64. */
   hash: string;
   algorithm: 'sha256' | 'sha512';
+  /** Seconds since the epoch, where somebody has written it down. */
+  createdAt?: number;
   /** Seconds since the epoch; undefined never ends. */
   expiresAt?: number;
   description?: string;
@@ -175,7 +177,12 @@ export interface Configuration {
   /** In Development only. */
   readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
   /** Where clients are allowed what RFC 9700 advises against. */
-  readonly deviations: readonly ConfigurationIssue[];
+  readonly deviations: readonly Deviation[];
+}
+
+/** Something that is weaker than it should be; of a client, where it says so. */
+export interface Deviation extends ConfigurationIssue {
+  readonly clientId?: string;
 }
 
 /** The secrets of the shipped development set: everybody knows them. */
@@ -286,7 +293,7 @@ export async function loadConfiguration(
     providers: new Set(providerFiles.map(({ name }) => name)),
   };
   const clients = new Map<string, Client>();
-  const deviations: ConfigurationIssue[] = [];
+  const deviations: Deviation[] = [];
   for (const source of clientFiles) {
     const { file, name, value } = source;
     if (value === undefined) continue;
@@ -295,7 +302,8 @@ export async function loadConfiguration(
     report(checkAlgorithm('IdTokenSigningAlgorithm', value.IdTokenSigningAlgorithm, server));
     const client = completeClient(name, value, secrets, report);
     clients.set(client.ClientId, client);
-    deviations.push(...findDeviations(client.ClientId, value).map((finding) => ({ file, ...finding })));
+    const { ClientId: clientId } = client;
+    deviations.push(...findDeviations(clientId, value).map((finding) => ({ file, clientId, ...finding })));
   }
 
   const providers = new Map<string, Provider>();
@@ -962,7 +970,7 @@ function hashSecrets(
   sources: SecretSources,
   report: Report,
 ): SecretHash[] {
-  return list.flatMap(({ Value, Expiration, Description }, index) => {
+  return list.flatMap(({ Created, Value, Expiration, Description }, index) => {
     const at = `${path}[${index}].Value`;
     const hash = hashSecret(Value, at, sources, report);
     if (hash === undefined) return [];
@@ -975,6 +983,7 @@ function hashSecrets(
     }
     return {
       ...hash,
+      ...(Created === undefined ? undefined : { createdAt: Date.parse(Created) / 1000 }),
       ...(Expiration === undefined ? undefined : { expiresAt: Math.floor(Date.parse(Expiration) / 1000) }),
       ...(Description === undefined ? undefined : { description: Description }),
     };

@@ -165,6 +165,10 @@ export const Secret = z.strictObject({
     .register(traits, { refused: 'Only SharedSecret is supported so far.' })
     .meta({ description: 'What the secret is.' }),
   Description: z.string().optional().meta({ description: 'A note for whoever maintains the file.' }),
+  Created: z.iso.date({ error: 'must be a date such as 2027-01-31' }).optional().meta({
+    description:
+      'When the secret was made, as 2027-01-31: `postern report access` tells its age by it. Nothing else depends on it.',
+  }),
   Expiration: z.iso
     .datetime({ offset: true, error: 'must be a date and time with its zone, such as 2027-01-31T00:00:00Z' })
     .optional()

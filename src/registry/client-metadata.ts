@@ -54,27 +54,32 @@ export function isPublic({ ClientSecrets }: Pick<Client, 'ClientSecrets'>): bool
   return ClientSecrets.length === 0;
 }
 
+/** The grant types that a client may use, in OAuth's names. */
+export function grantTypesOf(client: Client): string[] {
+  const mayRefresh =
+    client.Flow !== 'ClientCredentials' &&
+    client.Flow !== 'Implicit' &&
+    client.AllowedScopes.includes(offlineAccess);
+  return [
+    ...grantTypes[client.Flow],
+    ...(mayRefresh ? ['refresh_token'] : []),
+    // Without a secret anyone could be the client.
+    ...(client.AllowClientCredentialsOnly && client.Flow !== 'ClientCredentials' && !isPublic(client)
+      ? ['client_credentials']
+      : []),
+  ];
+}
+
 /**
  * Translates a registration into the metadata that the engine checks and uses. Pure but for the engine's
  * `client_secret`, which its schema demands: an unguessable dummy, since secrets are compared by us as hashes.
  */
 export function toClientMetadata(client: Client): AllClientMetadata & { client_id: string } {
-  const mayRefresh =
-    client.Flow !== 'ClientCredentials' &&
-    client.Flow !== 'Implicit' &&
-    client.AllowedScopes.includes(offlineAccess);
   return {
     client_id: client.ClientId,
     client_name: client.ClientName,
     application_type: client.ApplicationType === 'Native' ? 'native' : 'web',
-    grant_types: [
-      ...grantTypes[client.Flow],
-      ...(mayRefresh ? ['refresh_token'] : []),
-      // Without a secret anyone could be the client.
-      ...(client.AllowClientCredentialsOnly && client.Flow !== 'ClientCredentials' && !isPublic(client)
-        ? ['client_credentials']
-        : []),
-    ],
+    grant_types: grantTypesOf(client),
     response_types: responseTypesOf(client),
     redirect_uris: isInteractive(client) ? [...client.RedirectUris] : [],
     post_logout_redirect_uris: [...client.PostLogoutRedirectUris],

@@ -61,6 +61,14 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0006-key
 commit;
 go
 
+-- 0007-last-uses
+set xact_abort on;
+begin transaction;
+CREATE TABLE [postern].[OidcLastUse] ([kind] nvarchar(16) not null, [name] nvarchar(255) collate Latin1_General_BIN2 not null, [usedAt] bigint not null, CONSTRAINT [OidcLastUse_pkey] PRIMARY KEY ([kind], [name]));
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0007-last-uses');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
@@ -86,6 +94,13 @@ delete from [postern].[OidcToken] where [accountId] = @p0 and not [model] = @p1 
 delete from [postern].[OidcToken] where [accountId] = @p0 and [model] = @p1;select @@rowcount;
 select [t].[payload], [t].[grantId], [t].[clientId], [t].[accountId], [t].[expiresAt], [t].[lastUsedAt] from [postern].[OidcToken] as [t] inner join [postern].[OidcToken] as [g] on [g].[id] = [t].[grantId] and [g].[model] = @p0 and [g].[expiresAt] > @p1 where [t].[model] = @p2 and [t].[consumedAt] is null and [t].[expiresAt] > @p3 order by [t].[accountId] asc, [t].[clientId] asc, [t].[expiresAt] asc;
 
+-- last uses
+update [postern].[OidcLastUse] set [usedAt] = @p0 where [kind] = @p1 and [name] = @p2 and [usedAt] < @p3;select @@rowcount;
+select [usedAt] from [postern].[OidcLastUse] where [kind] = @p0 and [name] = @p1;
+select [normalizedName] from [postern].[OidcUser] where [normalizedName] = @p0 and [removedAt] is null;
+insert into [postern].[OidcLastUse] ([kind], [name], [usedAt]) values (@p0, @p1, @p2);
+select [name], [usedAt] from [postern].[OidcLastUse] where [kind] = @p0;
+
 -- cleanup
 delete from [postern].[OidcToken] where [id] in (select top (@p0) [id] from [postern].[OidcToken] where [expiresAt] <= @p1 order by [expiresAt] asc);select @@rowcount;
 
@@ -99,6 +114,7 @@ update [postern].[OidcUser] set [disabled] = @p0, [updatedAt] = @p1 where [norma
 update [postern].[OidcUser] set [displayName] = @p0, [email] = @p1, [roles] = @p2, [updatedAt] = @p3 where [normalizedName] = @p4 and [removedAt] is null;select @@rowcount;
 update [postern].[OidcUser] set [name] = @p0, [displayName] = @p1, [email] = @p2, [passwordHash] = @p3, [claims] = @p4, [roles] = @p5, [windowsName] = @p6, [normalizedWindowsName] = @p7, [disabled] = @p8, [mustChangePassword] = @p9, [removedAt] = @p10, [updatedAt] = @p11 where [normalizedName] = @p12 and [removedAt] is null;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
+delete from [postern].[OidcLastUse] where [kind] in (@p0, @p1) and [name] = @p2;select @@rowcount;
 select * from [postern].[OidcUser] where [removedAt] is null order by [normalizedName] asc;
 select top (@p0) [normalizedName] from [postern].[OidcUser];
 insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13), (@p14, @p15, @p16, @p17, @p18, @p19, @p20, @p21, @p22, @p23, @p24, @p25, @p26, @p27);
@@ -110,6 +126,7 @@ select [id], [issuer], [subject] from [postern].[OidcUserLogin] where [normalize
 delete from [postern].[OidcUserLogin] where [id] in (@p0);select @@rowcount;
 update [postern].[OidcUserLogin] set [provider] = @p0 where [id] = @p1 and [normalizedName] = @p2;select @@rowcount;
 select [login].[issuer], [login].[subject], [login].[checkedAt] from [postern].[OidcUserLogin] as [login] inner join [postern].[OidcUser] as [user] on [user].[normalizedName] = [login].[normalizedName] where [login].[normalizedName] = @p0 and [user].[passwordHash] is null and not [login].[provider] = @p1;
+select distinct [normalizedName], [provider] from [postern].[OidcUserLogin] where not [provider] = @p0 order by [provider] asc;
 update [postern].[OidcUserLogin] set [checkedAt] = @p0 where [id] = @p1;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [id] = @p0 and [provider] = @p1;select @@rowcount;

@@ -18,8 +18,9 @@ import { ServerError } from '../../src/errors.ts';
 import { createKeyStore } from '../../src/keys/key-store.ts';
 import { createLogger } from '../../src/log.ts';
 import { deleteExpired } from '../../src/store/cleanup.ts';
-import { toKnexConfig, writeMigrationScript } from '../../src/store/database.ts';
+import { type Database, toKnexConfig, writeMigrationScript } from '../../src/store/database.ts';
 import { isUniqueViolation } from '../../src/store/failures.ts';
+import { createLastUses } from '../../src/store/last-use.ts';
 import { migrationNames } from '../../src/store/migrate.ts';
 import { SqlServerClient, toSqlServerConnection } from '../../src/store/sqlserver.ts';
 import { createTokens } from '../../src/store/tokens.ts';
@@ -68,21 +69,21 @@ async function writeStatements(): Promise<string> {
     await writeMigrationScript(target, { names: migrationNames, grantTo: 'postern', now: 1 }),
   ]);
 
-  const prepared: string[] = [];
-  createTokens({
-    now: () => 1,
-    db: {
-      prepare(build) {
-        prepared.push(
-          build(knex, (name) => `:${name}`)
-            .toSQL()
-            .toNative().sql,
-        );
-        return async () => ({ rows: [], count: 0 });
-      },
+  const note = (prepared: string[]): Pick<Database, 'prepare'> => ({
+    prepare(build) {
+      prepared.push(
+        build(knex, (name) => `:${name}`)
+          .toSQL()
+          .toNative().sql,
+      );
+      return async () => ({ rows: [], count: 0 });
     },
   });
-  section('tokens', prepared);
+  const [ofTokens, ofLastUses]: [string[], string[]] = [[], []];
+  createTokens({ now: () => 1, db: note(ofTokens) });
+  section('tokens', ofTokens);
+  createLastUses({ db: note(ofLastUses) });
+  section('last uses', ofLastUses);
 
   const cleanup = await record(() => []);
   await deleteExpired({ knex: cleanup.knex }, 1);
@@ -149,6 +150,7 @@ async function writeStatements(): Promise<string> {
     await logins.resolve(source, identity, rules);
     await logins.findLinked(identity);
     await logins.findLinks('alice');
+    await logins.listProviders();
     await logins.noteChecked(identity);
     await logins.unlink('alice');
   }
@@ -192,7 +194,7 @@ test('every statement is the one that was read against the documentation of SQL 
 
 test('every statement names its tables with the schema, and limits by top', async () => {
   const written = await writeStatements();
-  assert.doesNotMatch(written, /(?<!\[postern\]\.)\[Oidc(Key|Token|User|UserLogin|Migration)\]/);
+  assert.doesNotMatch(written, /(?<!\[postern\]\.)\[Oidc(Token|User|UserLogin|Key|LastUse|Migration)\]/);
   assert.doesNotMatch(written, /\blimit\b|on conflict|returning/i);
 });
 
