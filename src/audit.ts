@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from './log.ts';
+import { openSyslog, type SyslogRecord, type SyslogTarget } from './syslog.ts';
 
 /** What happened. */
 export type AuditEventName =
@@ -52,13 +53,13 @@ export interface Origin {
   readonly clientAddress: string;
 }
 
-export interface Audit extends Disposable {
+export interface Audit extends AsyncDisposable {
   /** Writes an event here and, as `message` with the same fields, to the log. */
   record(
     [event, outcome]: readonly [AuditEventName, AuditOutcome],
     fields: AuditFields,
     message: string,
-    level?: 'error' | 'info' | 'warn',
+    level?: Level,
   ): void;
   /** Whatever is recorded by `work`, also later, has come from there. */
   within<T>(origin: Origin, work: () => T): T;
@@ -72,13 +73,17 @@ export interface AuditOptions {
   readonly log: Logger;
   /** Seconds since the epoch. */
   readonly now: () => number;
-  readonly to: 'folder' | 'none' | 'stdout';
+  readonly to: 'folder' | 'none' | 'stdout' | 'syslog';
   /** For a file a day (UTC), `audit-2026-11-24.ndjson`. */
   readonly folder: string;
   /** After how many days a file is removed. */
   readonly keepDays: number;
+  /** Where `to` is `syslog`. */
+  readonly syslog?: SyslogTarget | undefined;
   /** What runs a command, where no request does. */
   readonly actor?: string;
+  /** Told how many events are lost. */
+  readonly onDropped?: (count: number) => void;
   /** Default the process's standard output. */
   readonly stdout?: { write(text: string): unknown };
 }
@@ -86,24 +91,33 @@ export interface AuditOptions {
 const daySeconds = 86_400;
 const fileName = /^audit-(\d{4}-\d{2}-\d{2})\.ndjson$/;
 
+/** Where the events go, a line at a time. */
+interface Sink {
+  /** May throw where the line is lost. */
+  write(line: string, about: Omit<SyslogRecord, 'message'>): void;
+  close?(): PromiseLike<void> | void;
+}
+
+type Level = 'error' | 'info' | 'warn';
+
 /** Opens nothing before the first event. */
 export function createAudit(options: AuditOptions): Audit {
-  const { actor, log, now, stdout = process.stdout, to } = options;
+  const { actor, log, now, onDropped = () => {} } = options;
   const origins = new AsyncLocalStorage<Origin>();
-  const file = to === 'folder' ? openDailyFile(options) : undefined;
+  const sink = openSink(options, onDropped);
   const listeners: AuditListener[] = [];
   /** Events that could not be written, since one could. */
   let lost = 0;
 
-  function write(line: string): void {
-    if (to === 'none') return;
+  function write(...[line, about]: Parameters<Sink['write']>): void {
+    if (sink === undefined) return;
     try {
-      if (file === undefined) stdout.write(line);
-      else file.write(line);
+      sink.write(line, about);
       if (lost > 0) log.warn({ events: lost }, 'audit log is written again; events are lost');
       lost = 0;
     } catch (err) {
       lost += 1;
+      onDropped(1);
       // Once an outage: the events themselves are in the log.
       if (lost === 1) log.error({ err }, 'audit log cannot be written');
     }
@@ -116,13 +130,38 @@ export function createAudit(options: AuditOptions): Audit {
       const { clientAddress, requestId } = origins.getStore() ?? {};
       const known = { audit: 1, time, event, outcome, requestId, clientAddress, actor };
       // Last again: what an event is called is not for its fields to say.
-      write(`${JSON.stringify({ ...known, ...fields, ...known, message })}\n`);
+      const line = JSON.stringify({ ...known, ...fields, ...known, message });
+      write(line, { time, messageId: event, severity: severityOf(outcome, level) });
       for (const tell of listeners) tell(event, outcome, fields);
     },
     listen: (listener) => void listeners.push(listener),
     within: (origin, work) => origins.run(origin, work),
-    [Symbol.dispose]: () => file?.close(),
+    async [Symbol.asyncDispose]() {
+      await sink?.close?.();
+    },
   };
+}
+
+function severityOf(outcome: AuditOutcome, level: Level): SyslogRecord['severity'] {
+  if (level !== 'info') return level === 'warn' ? 'warning' : 'error';
+  return ({ success: 'info', refused: 'notice', failed: 'warning' } as const)[outcome];
+}
+
+function openSink(options: AuditOptions, onDropped: (count: number) => void): Sink | undefined {
+  const { log, stdout = process.stdout, syslog: target, to } = options;
+  if (to === 'folder') return openDailyFile(options);
+  if (to === 'stdout') return { write: (line) => void stdout.write(`${line}\n`) };
+  if (to === 'none' || target === undefined) return undefined;
+  const syslog = openSyslog(target, { log, onDropped });
+  return {
+    write: (line, about) => syslog.write({ ...about, message: toAscii(line) }),
+    close: () => syslog[Symbol.asyncDispose](),
+  };
+}
+
+/** The same JSON in ASCII. */
+function toAscii(json: string): string {
+  return json.replace(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** Appends to the file of the day; several processes may, a line is written at once. */
@@ -171,7 +210,7 @@ function openDailyFile({
         giveToOwner(descriptor);
         day = today;
       }
-      writeSync(descriptor, line);
+      writeSync(descriptor, `${line}\n`);
       if (isNewDay) removeOld();
     },
     close,

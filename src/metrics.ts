@@ -36,6 +36,7 @@ export interface Metrics {
   countRequest(request: { route: string; method: string; status: number; seconds: number }): void;
   countToken(token: { grantType: string; clientId: string }): void;
   countCleanup(deleted: number): void;
+  countDroppedAuditRecords(count: number): void;
   /** Asked whenever the metrics are read. */
   watchPool(read: () => PoolState): void;
   setCertificateEnd(property: string, expiresAt: number): void;
@@ -54,6 +55,7 @@ const none: Metrics = {
   countRequest() {},
   countToken() {},
   countCleanup() {},
+  countDroppedAuditRecords() {},
   watchPool() {},
   setCertificateEnd() {},
   setKeyInUse() {},
@@ -112,6 +114,11 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
     aggregator: 'max',
     registers,
   });
+  const droppedAuditRecords = new Counter({
+    name: 'postern_audit_records_dropped_total',
+    help: 'Events that the audit log has lost: its folder could not be written, or its collector was away too long',
+    registers,
+  });
   const certificates = new Gauge({
     name: 'postern_certificate_end_timestamp_seconds',
     help: 'When a certificate ends',
@@ -143,6 +150,7 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
       deletedRows.inc(deleted);
       lastCleanup.setToCurrentTime();
     },
+    countDroppedAuditRecords: (count) => droppedAuditRecords.inc(count),
     watchPool(read) {
       new Gauge({
         name: 'postern_database_connections',

@@ -125,15 +125,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
 
   await using starting = new AsyncDisposableStack();
-  const { Folder: folder, KeepDays: keepDays, To: to } = settings.Audit;
-  const audit = starting.use(createAudit({ log, now, to, folder, keepDays }));
+  const metrics = await createMetrics({ isRead: settings.Management !== undefined });
+  const { Folder: folder, KeepDays: keepDays, Syslog: syslog, To: to } = settings.Audit;
+  const onDropped = metrics.countDroppedAuditRecords;
+  const audit = starting.use(createAudit({ log, now, to, folder, keepDays, syslog, onDropped }));
   const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now }));
   await db.migrate();
   const accounts = createAccounts({ db: db.knex, now });
   await accounts.seed(configuration.demoAccounts);
 
   const registry = createRegistry(configuration);
-  const metrics = await createMetrics({ isRead: settings.Management !== undefined });
   metrics.watchPool(() => db.pool);
   let takeUpKeys: ((keys: SigningKeys) => void) | undefined;
   const managed =

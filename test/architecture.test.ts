@@ -26,6 +26,7 @@ const layers: readonly (readonly string[])[] = [
   ['migrations'],
   ['src/config'],
   ['src/audit'],
+  ['src/syslog'],
   ['src/log', 'src/metrics'],
   ['src/errors'],
 ];

@@ -34,7 +34,7 @@ export async function openStore(directory: string, { env, now, stderr }: Command
   const log = createLogger({ level: 'silent', format: 'json' });
   const db = await openDatabase({ ...toDatabaseTarget(configuration.server), log, now });
   const accounts = createAccounts({ db: db.knex, now });
-  const { Folder: folder, KeepDays: keepDays, To: to } = configuration.server.Audit;
+  const { Folder: folder, KeepDays: keepDays, Syslog: syslog, To: to } = configuration.server.Audit;
   const audit = createAudit({
     // It says where it cannot write, and nothing of what it has written.
     log: createLogger({ level: 'error', format: 'text', destination: stderr }),
@@ -42,6 +42,7 @@ export async function openStore(directory: string, { env, now, stderr }: Command
     to,
     folder,
     keepDays,
+    syslog,
     actor: findActor(),
     // Standard output is the command's own.
     stdout: stderr,
@@ -54,7 +55,7 @@ export async function openStore(directory: string, { env, now, stderr }: Command
     tokens: createTokens({ db, now }),
     audit,
     async [Symbol.asyncDispose]() {
-      audit[Symbol.dispose]();
+      await audit[Symbol.asyncDispose]();
       await db[Symbol.asyncDispose]();
     },
   };

@@ -9,6 +9,7 @@ import { platform as operatingSystem } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
+import type { SyslogTarget } from '../syslog.ts';
 import { type FileState, toFileState } from './changes.ts';
 import {
   checkClient,
@@ -68,6 +69,7 @@ export type Server = DeepReadonly<
   Omit<
     ServerSettings,
     | '$schema'
+    | 'Audit'
     | 'CookieKeys'
     | 'DataProtectionKey'
     | 'Database'
@@ -80,6 +82,7 @@ export type Server = DeepReadonly<
     | 'WsFed'
     | 'WsFedSigningCertificate'
   > & {
+    Audit: Omit<ServerSettings['Audit'], 'Syslog'> & { Syslog?: SyslogTarget };
     Directory?: Omit<NonNullable<ServerSettings['Directory']>, 'BindPassword' | 'CaFile'> & {
       BindPassword: string;
       /** PEM. */
@@ -594,7 +597,7 @@ function completeServer(
     Listener: completeListener(settings.Listener, settings.PublicUrl, files),
     Database: completeDatabase(settings.Database, { existing, home, secrets }, report),
     DataFolder: resolve(home, settings.DataFolder),
-    Audit: { ...settings.Audit, Folder: resolve(home, settings.Audit.Folder) },
+    Audit: completeAudit(settings.Audit, secrets, report),
     Branding: {
       ...settings.Branding,
       ...(settings.Branding.LogoFile === undefined
@@ -687,6 +690,30 @@ function completeDatabase(
     ...(CaFile === undefined ? undefined : { CaFile: existing(CaFile, 'Database.CaFile') }),
     ...(connection === undefined ? undefined : { Connection: connection }),
   };
+}
+
+function completeAudit(
+  { Folder, Syslog, ...settings }: ServerSettings['Audit'],
+  secrets: SecretSources,
+  report: Report,
+): Server['Audit'] {
+  if ((settings.To === 'syslog') !== (Syslog !== undefined)) {
+    report({
+      path: 'Audit.Syslog',
+      message: Syslog === undefined ? 'is required where To is syslog' : 'is there, but To is not syslog',
+    });
+  }
+  const audit = { ...settings, Folder: resolve(secrets.home, Folder) };
+  if (Syslog === undefined) return audit;
+  const { CaFile, Facility: facility, Host: host, Port, Protocol: protocol } = Syslog;
+  const at = 'Audit.Syslog.CaFile';
+  if (CaFile !== undefined && protocol !== 'tls') report({ path: at, message: 'is for Protocol tls' });
+  const caCertificates = CaFile && resolveSecret({ file: CaFile }, at, secrets, report);
+  if (caCertificates !== undefined && !holdsCertificate(caCertificates)) {
+    report({ path: at, message: 'holds no certificate in PEM' });
+  }
+  const port = Port ?? (protocol === 'tls' ? 6514 : 514);
+  return { ...audit, Syslog: { host, port, protocol, facility, caCertificates } };
 }
 
 function completeWindowsLogin(

@@ -7,6 +7,7 @@
  */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { facilities } from '../syslog.ts';
 
 /** How a value may be written beside its plain JSON form, and what is not there yet; for the documentation. */
 export interface Traits {
@@ -630,14 +631,35 @@ export const ServerSettings = z.strictObject({
     .meta({ description: 'How the pages look.' }),
   Audit: z
     .strictObject({
-      To: z.enum(['none', 'stdout', 'folder']).default('none').meta({
+      To: z.enum(['none', 'stdout', 'folder', 'syslog']).default('none').meta({
         description:
-          'Where the audit log goes: folder has a file a day, stdout is for whoever collects the lines of a container. The log has the same events either way.',
+          'Where the audit log goes: folder has a file a day, stdout is for whoever collects the lines of a container, syslog sends it to a collector. The log has the same events in any case.',
       }),
       Folder: text().default('data/audit').meta({
         description: 'Where the files of the days are; relative to the folder that contains config/.',
       }),
       KeepDays: integer(1, 3650).default(365).meta({ description: 'After how many days a file is removed.' }),
+      Syslog: z
+        .strictObject({
+          Host: text().meta({ description: 'Name or address of the collector.' }),
+          Port: integer(1, 65_535).optional().meta({
+            description: 'Its port. Without it 6514 for tls, else 514.',
+          }),
+          Protocol: z.enum(['tls', 'tcp', 'udp']).default('tls').meta({
+            description:
+              'tls as in RFC 5425, tcp with octet counting (RFC 6587), or udp (RFC 5426), which loses records without a word.',
+          }),
+          Facility: z
+            .enum(Object.keys(facilities) as (keyof typeof facilities)[])
+            .default('authpriv')
+            .meta({ description: 'The facility of the records; audit is "log audit", 13.' }),
+          CaFile: text().optional().meta({
+            description:
+              "PEM file with the certificates that that of the collector must come from, relative to the folder that contains config/. Without it, the operating system's and Node's own.",
+          }),
+        })
+        .optional()
+        .meta({ description: 'The collector, where To is syslog.' }),
     })
     .prefault({})
     .meta({

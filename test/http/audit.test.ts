@@ -188,14 +188,14 @@ test('who comes by Windows and has no account is written with the relying party 
 
 test('in a folder of somebody else it writes all the same, and what the superuser makes goes to its owner', {
   skip: process.getuid?.() !== 0 && 'only the superuser can be somebody else',
-}, (t) => {
+}, async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'postern-audit-'));
   t.after(() => rmSync(folder, { recursive: true }));
   const log = createLogger({ level: 'silent', format: 'json' });
   const open = (day: string) =>
     createAudit({ log, now: () => Date.parse(day) / 1000, to: 'folder', folder, keepDays: 9 });
-  const write = (day: string) => {
-    using audit = open(day);
+  const write = async (day: string) => {
+    await using audit = open(day);
     audit.record(['server', 'success'], {}, 'listening');
     const file = join(folder, `audit-${day}.ndjson`);
     return { lines: readFileSync(file, 'utf8').split('\n').length - 1, uid: statSync(file).uid };
@@ -206,13 +206,13 @@ test('in a folder of somebody else it writes all the same, and what the superuse
   process.setegid?.(group);
   process.seteuid?.(somebody);
   try {
-    assert.deepEqual(write('2027-01-01'), { lines: 1, uid: somebody });
+    assert.deepEqual(await write('2027-01-01'), { lines: 1, uid: somebody });
   } finally {
     process.seteuid?.(0);
     process.setegid?.(0);
   }
   chownSync(folder, somebody, group);
-  assert.deepEqual(write('2027-01-02'), { lines: 1, uid: somebody });
+  assert.deepEqual(await write('2027-01-02'), { lines: 1, uid: somebody });
 });
 
 test('a change of the configuration names its files and properties, with the hashes before and after', async (t) => {
