@@ -49,7 +49,12 @@ import { createKeyStore } from './keys/key-store.ts';
 import { type FurtherKey, type KeySource, loadKeySet, loadKeys, type SigningKeys } from './keys/keys.ts';
 import { startManagedKeys } from './keys/managed-keys.ts';
 import { loadSamlSigningKey, type SamlKeySource, type SamlSigningKey } from './keys/saml-signer.ts';
-import { type WatchedCertificate, warningDays, watchCertificates } from './keys/watch-certificates.ts';
+import {
+  findEnding,
+  type WatchedCertificate,
+  warningDays,
+  watchCertificates,
+} from './keys/watch-certificates.ts';
 import { createLogger, type Logger } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
@@ -252,7 +257,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   starting.use(startNotingUse({ audit, lastUses, log, now }, { intervalSeconds: lastUseSeconds }));
   let isStopping = false;
   if (settings.Management !== undefined) {
-    const management = serveManagement({ metrics, ping: () => db.ping(), isStopping: () => isStopping });
+    const management = serveManagement({
+      metrics,
+      ping: () => db.ping(),
+      isStopping: () => isStopping,
+      endingCertificates: () => findEnding(certificates, now()),
+    });
     const { url } = starting.use(await openListener(management, settings.Management, context));
     log.info({ url }, 'management listening');
   }

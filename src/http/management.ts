@@ -2,13 +2,15 @@
  * What operators and their programs read, on a listener that no user reaches:
  *
  *   GET /health/live    200 as long as the process answers
- *   GET /health/ready   200 where requests can be served: the database answers, and no stop has begun; else 503
+ *   GET /health/ready   200 where requests can be served: the database answers, and no stop has begun; else 503.
+ *                       Certificates that end soon are named, and change nothing: no restart would renew one
  *   GET /metrics        for Prometheus
  */
 import type { RequestListener } from 'node:http';
+import type { EndingCertificate } from '../keys/watch-certificates.ts';
 import type { Metrics } from '../metrics.ts';
 
-/** One look at the database is enough for everybody who asks within this time. */
+/** One look is enough for everybody who asks within this time. */
 const freshMs = 1000;
 
 export interface ManagementParts {
@@ -16,20 +18,30 @@ export interface ManagementParts {
   /** Rejects where the database does not answer. */
   readonly ping: () => Promise<void>;
   readonly isStopping: () => boolean;
+  readonly endingCertificates: () => readonly EndingCertificate[];
 }
 
 /** Makes the handler. */
-export function serveManagement({ isStopping, metrics, ping }: ManagementParts): RequestListener {
-  let last: { readonly at: number; readonly answers: Promise<boolean> } | undefined;
-  const databaseAnswers = () => {
+export function serveManagement({
+  endingCertificates,
+  isStopping,
+  metrics,
+  ping,
+}: ManagementParts): RequestListener {
+  let last: { readonly at: number; readonly seen: ReturnType<typeof look> } | undefined;
+  const look = async () => {
+    const certificates = endingCertificates();
+    const database = await ping().then(
+      () => true,
+      () => false,
+    );
+    return { database, certificates };
+  };
+  const lookOnce = () => {
     if (last === undefined || performance.now() - last.at > freshMs) {
-      const answers = ping().then(
-        () => true,
-        () => false,
-      );
-      last = { at: performance.now(), answers };
+      last = { at: performance.now(), seen: look() };
     }
-    return last.answers;
+    return last.seen;
   };
 
   return async (request, response) => {
@@ -43,10 +55,11 @@ export function serveManagement({ isStopping, metrics, ping }: ManagementParts):
       response.writeHead(405, { allow: 'GET, HEAD' }).end();
     } else if (request.url === '/health/live') answer(200, { status: 'live' });
     else if (request.url === '/health/ready') {
-      const database = await databaseAnswers();
+      const { certificates, database } = await lookOnce();
       const stopping = isStopping();
       const isReady = database && !stopping;
-      answer(isReady ? 200 : 503, { status: isReady ? 'ready' : 'not ready', database, stopping });
+      const status = isReady ? 'ready' : 'not ready';
+      answer(isReady ? 200 : 503, { status, database, stopping, certificates });
     } else if (request.url === '/metrics') {
       const text = await metrics.read();
       response.writeHead(200, { 'content-type': metrics.contentType }).end(text);

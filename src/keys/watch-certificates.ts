@@ -20,6 +20,27 @@ const daySeconds = 86_400;
 /** A certificate that is renewed in its file is known to the metrics after that time. */
 const lookMs = 3_600_000;
 
+/** One that must be exchanged. */
+export interface EndingCertificate {
+  readonly certificate: string;
+  /** Below zero once it has ended. */
+  readonly daysLeft: number;
+}
+
+function daysUntil(expiresAt: number, now: number): number {
+  return Math.floor((expiresAt - now) / daySeconds);
+}
+
+/** Those that end within their warning days, or have ended; `now` in seconds since the epoch. */
+export function findEnding(certificates: readonly WatchedCertificate[], now: number): EndingCertificate[] {
+  return certificates.flatMap(({ property, readEnd, warningDays: days }) => {
+    const expiresAt = readEnd();
+    if (expiresAt === undefined) return [];
+    const daysLeft = daysUntil(expiresAt, now);
+    return daysLeft > days ? [] : [{ certificate: property, daysLeft }];
+  });
+}
+
 /** Looks now and every hour until disposed. */
 export function watchCertificates(
   { log, metrics, now }: { log: Logger; metrics: Metrics; now: () => number },
@@ -31,7 +52,7 @@ export function watchCertificates(
       const expiresAt = readEnd();
       if (expiresAt === undefined) continue;
       metrics.setCertificateEnd(property, expiresAt);
-      const daysLeft = Math.floor((expiresAt - now()) / daySeconds);
+      const daysLeft = daysUntil(expiresAt, now());
       if (daysLeft > days || daysLeft === saidOf.get(property)) continue;
       saidOf.set(property, daysLeft);
       const message =

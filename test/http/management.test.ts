@@ -1,6 +1,10 @@
 /** What operators and their programs read of a running server. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createBrowser } from '../support/browser.ts';
 import { basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
 import { findFreePort, startTestServer } from '../support/start-server.ts';
@@ -44,8 +48,52 @@ test('the management listener answers what it is for and nothing else', async (t
     status: 'ready',
     database: true,
     stopping: false,
+    certificates: [],
   });
   assert.equal((await call('/health/live', 'HEAD')).status, 200);
   assert.equal((await call('/SPSSMR/Oidc/')).status, 404);
   assert.equal((await call('/metrics', 'POST')).status, 405);
+});
+
+test('whoever asks whether the server is ready learns which certificates end, and it stays ready', async (t) => {
+  const fixture = (name: string) => join(import.meta.dirname, '../fixtures', name);
+  const { validTo } = new X509Certificate(readFileSync(fixture('signing-certificate.pem')));
+  const end = Date.parse(validTo) / 1000;
+  let now = end - 31.5 * 86_400;
+  const port = await findFreePort();
+  await startTestServer(t, {
+    server: {
+      Management: { Port: port },
+      Mounts: ['Oidc'],
+      OidcSigningCertificate: {
+        KeyFile: fixture('signing-key.pem'),
+        CertificateFile: fixture('signing-certificate.pem'),
+      },
+      CookieKeys: [{ plain: 'a cookie key of thirty-two characters' }],
+    },
+    providers: { IntelligenceWsFed: null },
+    clients: { mvc: { IdentityProviderRestrictions: [] }, spa: { IdentityProviderRestrictions: [] } },
+    now: () => Math.floor(now),
+  });
+  const ask = async () => {
+    const answer = await fetch(`http://127.0.0.1:${port}/health/ready`);
+    const { certificates, status } = (await answer.json()) as { certificates: unknown; status: string };
+    return { code: answer.status, status, certificates };
+  };
+  const ready = { code: 200, status: 'ready' };
+  assert.deepEqual(await ask(), { ...ready, certificates: [] });
+  for (const [at, daysLeft] of [
+    [end - 10.5 * 86_400, 10],
+    [end + 3600, -1],
+  ] as const) {
+    now = at;
+    const expected = [{ certificate: 'OidcSigningCertificate', daysLeft }];
+    let answer = await ask();
+    // One look is good for a second.
+    while (JSON.stringify(answer.certificates) !== JSON.stringify(expected)) {
+      await sleep(100);
+      answer = await ask();
+    }
+    assert.deepEqual(answer, { ...ready, certificates: expected });
+  }
 });
