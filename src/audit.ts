@@ -82,6 +82,8 @@ export interface AuditOptions {
   readonly syslog?: SyslogTarget | undefined;
   /** What runs a command, where no request does. */
   readonly actor?: string;
+  /** The trace of the request in hand, where there are traces. */
+  readonly readTraceId?: (() => string | undefined) | undefined;
   /** Told how many events are lost. */
   readonly onDropped?: (count: number) => void;
   /** Default the process's standard output. */
@@ -102,7 +104,7 @@ type Level = 'error' | 'info' | 'warn';
 
 /** Opens nothing before the first event. */
 export function createAudit(options: AuditOptions): Audit {
-  const { actor, log, now, onDropped = () => {} } = options;
+  const { actor, log, now, onDropped = () => {}, readTraceId } = options;
   const origins = new AsyncLocalStorage<Origin>();
   const sink = openSink(options, onDropped);
   const listeners: AuditListener[] = [];
@@ -128,7 +130,8 @@ export function createAudit(options: AuditOptions): Audit {
       log[level](fields, message);
       const time = new Date(now() * 1000).toISOString();
       const { clientAddress, requestId } = origins.getStore() ?? {};
-      const known = { audit: 1, time, event, outcome, requestId, clientAddress, actor };
+      const traceId = readTraceId?.();
+      const known = { audit: 1, time, event, outcome, requestId, traceId, clientAddress, actor };
       // Last again: what an event is called is not for its fields to say.
       const line = JSON.stringify({ ...known, ...fields, ...known, message });
       write(line, { time, messageId: event, severity: severityOf(outcome, level) });

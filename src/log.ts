@@ -5,7 +5,7 @@
  * `log.info({ clientId, accountId }, 'login finished')`. Never a token, an adapter id or a `jti`: for an
  * opaque token it is the token.
  */
-import { type DestinationStream, type Logger, pino } from 'pino';
+import { type DestinationStream, type Logger, pino, symbols } from 'pino';
 
 export type { Logger } from 'pino';
 
@@ -50,6 +50,12 @@ export function createLogger({ level, format, destination = process.stdout }: Lo
     },
     format === 'text' ? textStream(destination) : destination,
   );
+}
+
+/** The same logger, which adds to each line what `read` has at that moment. */
+export function withFields(log: Logger, read: () => Readonly<Record<string, unknown>>): Logger {
+  // The library takes a mixin only for the first of a family.
+  return Object.assign(log.child({}), { [symbols.mixinSym]: read });
 }
 
 /**

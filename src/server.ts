@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { dirname, extname } from 'node:path';
 import Router from '@koa/router';
 import Koa, { type Context, type Middleware } from 'koa';
@@ -25,6 +26,7 @@ import { usualAlgorithm } from './config/schema.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError, ServerError } from './errors.ts';
+import { hostOf } from './federation/destinations.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
 import { createOutgoing, type Outgoing } from './federation/outgoing.ts';
@@ -42,6 +44,7 @@ import {
   type RequestState,
   securityHeaders,
   servePublicOrigin,
+  traceRequests,
 } from './http/middleware.ts';
 import { endOf, type KeyFiles, readCertificateFile } from './keys/key-file.ts';
 import type { Rhythm } from './keys/key-schedule.ts';
@@ -55,7 +58,7 @@ import {
   warningDays,
   watchCertificates,
 } from './keys/watch-certificates.ts';
-import { createLogger, type Logger } from './log.ts';
+import { createLogger, type Logger, withFields } from './log.ts';
 import { createAttempts } from './login/attempts.ts';
 import { createExternalSteps, receiveAnswers } from './login/external.ts';
 import { createLoginRoutes } from './login/routes.ts';
@@ -78,6 +81,7 @@ import { openDatabase, toDatabaseTarget } from './store/database.ts';
 import { createLastUses, startNotingUse } from './store/last-use.ts';
 import { createTokenAdapter } from './store/token-adapter.ts';
 import { createTokens } from './store/tokens.ts';
+import { createTracing, type Tracing, type TracingOptions } from './tracing.ts';
 import { createWsFed } from './wsfed/app.ts';
 import { loadNegotiate } from './wsfed/negotiate.ts';
 import {
@@ -127,16 +131,34 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const { configDirectory, env, now = () => Math.floor(Date.now() / 1000) } = options;
   const configuration = options.configuration ?? (await loadConfiguration(configDirectory, { env }));
   const { server: settings } = configuration;
-  const log = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
+  const plainLog = options.log ?? createLogger({ level: settings.Log.Level, format: settings.Log.Format });
 
   await using starting = new AsyncDisposableStack();
+  const ways = {
+    proxy: settings.OutgoingProxy,
+    proxyExceptions: settings.OutgoingProxyExceptions,
+    allowedHosts: settings.OutgoingAllowedHosts,
+  };
+  const tracing =
+    settings.Tracing &&
+    starting.use(
+      createTracing({
+        log: plainLog,
+        ratio: settings.Tracing.SamplingRatio,
+        resource: { 'service.name': settings.Tracing.ServiceName, 'host.name': hostname() },
+        // Its own calls are no part of what it traces.
+        send: toSender(settings.Tracing.Endpoint, starting.use(createOutgoing({ ...ways, log: plainLog }))),
+      }),
+    );
+  const readTraceId = tracing && (() => tracing.traceId);
+  const log = readTraceId === undefined ? plainLog : withFields(plainLog, () => ({ traceId: readTraceId() }));
   const metrics = await createMetrics({ isRead: settings.Management !== undefined });
   const { Folder: folder, KeepDays: keepDays, Syslog: syslog, To: to } = settings.Audit;
   const onDropped = metrics.countDroppedAuditRecords;
-  const audit = starting.use(createAudit({ log, now, to, folder, keepDays, syslog, onDropped }));
-  const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now }));
+  const audit = starting.use(createAudit({ log, now, to, folder, keepDays, syslog, readTraceId, onDropped }));
+  const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now, tracing }));
   await db.migrate();
-  const accounts = createAccounts({ db: db.knex, now });
+  const accounts = createAccounts({ db: db.knex, now, tracing });
   await accounts.seed(configuration.demoAccounts);
 
   const registry = createRegistry(configuration);
@@ -179,12 +201,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
   const assets = createAssets(configuration);
   const outgoing = starting.use(
-    createOutgoing({
-      log,
-      proxy: settings.OutgoingProxy,
-      proxyExceptions: settings.OutgoingProxyExceptions,
-      allowedHosts: settings.OutgoingAllowedHosts,
-    }),
+    createOutgoing({ ...ways, log, tracing, propagateTo: settings.Tracing?.PropagateTo ?? [] }),
   );
   const tokens = createTokens({ db, now });
   const externalLogins = createExternalLogins({ accounts, audit, db: db.knex, now });
@@ -217,6 +234,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       audit,
       externalLogins,
       metrics,
+      tracing,
       sources: [directory, verifier].filter((source) => source !== undefined),
       isReserved: registry.isClientAccount,
       onAccepted: standing.noteSignIn,
@@ -242,7 +260,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   const farewells = starting.use(createFarewells(context));
   const windows = windowsLogin && createWindowsSignIn(context, windowsLogin, negotiate);
-  const parts = { adapter, assets: assets.routes, farewells, outgoing, samlKey, windows, windowsLogin };
+  const parts = {
+    adapter,
+    assets: assets.routes,
+    farewells,
+    outgoing,
+    samlKey,
+    tracing,
+    windows,
+    windowsLogin,
+  };
   let app = createApp(context, parts);
   // Requests that are under way end with the keys that they began with: all state is in the database.
   takeUpKeys = (next) => {
@@ -381,6 +408,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   };
 }
 
+/** Posts to the collector of traces, wherever it is. */
+function toSender(endpoint: string, outgoing: Outgoing): TracingOptions['send'] {
+  const trustedHosts = [hostOf(new URL(endpoint))];
+  const headers = { 'content-type': 'application/json' };
+  return async (body) => {
+    const { status } = await outgoing.fetch(endpoint, { method: 'POST', headers, body, trustedHosts });
+    return status;
+  };
+}
+
 /** Where the keys of a configuration are. */
 export function toKeySource({ server }: Configuration): KeySource {
   const { OidcSigningCertificate: certificate, CookieKeys: cookieKeys } = server;
@@ -508,6 +545,7 @@ interface AppParts {
   outgoing: Outgoing;
   /** Where the WsFed application is among the mounts. */
   samlKey: SamlSigningKey | undefined;
+  tracing: Tracing | undefined;
   windows: WindowsSignIn | undefined;
   windowsLogin: WindowsLogin | undefined;
 }
@@ -515,7 +553,7 @@ interface AppParts {
 /** Everything that answers requests, with the keys of the context. */
 function createApp(
   context: ServerContext,
-  { adapter, assets, farewells, outgoing, samlKey, windows, windowsLogin }: AppParts,
+  { adapter, assets, farewells, outgoing, samlKey, tracing, windows, windowsLogin }: AppParts,
 ) {
   const { audit, brand, keys, log, registry } = context;
   const { server } = registry.configuration;
@@ -594,13 +632,16 @@ function createApp(
     ...(engine.middleware as unknown as Middleware[]),
   ];
 
-  app.use(logRequests(context, { routeOf: createRouteNames(server) }));
+  const routeOf = createRouteNames(server);
+  const { TrustedProxies: trustedProxies } = server.Listener;
+  if (tracing !== undefined) app.use(traceRequests(tracing, { routeOf, trustedProxies }));
+  app.use(logRequests(context, { routeOf }));
   app.use(securityHeaders);
   const programPaths = [routes.token, routes.userinfo, routes.introspection, routes.revocation];
   app.use(
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
-  app.use(findClientAddress(server.Listener.TrustedProxies));
+  app.use(findClientAddress(trustedProxies));
   app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
   if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));
   app.use(servePublicOrigin(publicUrl, { authorizePath: base + routes.authorization }));

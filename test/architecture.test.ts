@@ -27,6 +27,7 @@ const layers: readonly (readonly string[])[] = [
   ['src/config'],
   ['src/audit'],
   ['src/syslog'],
+  ['src/tracing'],
   ['src/log', 'src/metrics'],
   ['src/errors'],
 ];

@@ -13,6 +13,7 @@ import { protocolClaims } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 import { type Row, toNumber } from '../store/database.ts';
 import { isUniqueViolation } from '../store/failures.ts';
+import type { Tracing } from '../tracing.ts';
 import { hashPassword, verifyPassword } from './passwords.ts';
 
 export type Claims = Readonly<Record<string, string | readonly string[]>>;
@@ -167,7 +168,18 @@ const table = 'OidcUser';
 const maximumLength = { name: 255, displayName: 255, email: 320 };
 
 /** Makes the accounts over a database that has been migrated; `now` in seconds since the epoch. */
-export function createAccounts({ db, now }: { db: Knex; now: () => number }): Accounts {
+export function createAccounts({
+  db,
+  now,
+  tracing,
+}: {
+  db: Knex;
+  now: () => number;
+  tracing?: Pick<Tracing, 'within'> | undefined;
+}): Accounts {
+  const hashing = <T>(work: () => Promise<T>) =>
+    tracing === undefined ? work() : tracing.within({ name: 'hash password' }, work);
+
   async function findRow(name: string): Promise<Row | undefined> {
     const normalizedName = normalizeName(name);
     if (normalizedName === undefined) return undefined;
@@ -230,7 +242,7 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
       name: parsed.name,
       displayName: parsed.displayName ?? null,
       email: parsed.email ?? null,
-      passwordHash: password === undefined ? null : await hashPassword(password),
+      passwordHash: password === undefined ? null : await hashing(() => hashPassword(password)),
       claims: JSON.stringify(parsed.claims),
       roles: JSON.stringify(parsed.roles),
       windowsName: parsed.windowsName ?? null,
@@ -267,7 +279,8 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     async verifyCredentials(name, password) {
       const row = await findRow(name);
       const stored = row?.passwordHash;
-      const isRight = await verifyPassword(typeof stored === 'string' ? stored : undefined, password);
+      const known = typeof stored === 'string' ? stored : undefined;
+      const isRight = await hashing(() => verifyPassword(known, password));
 
       if (row === undefined || isRemoved(row)) return { kind: 'refused', reason: 'unknown' };
       const account = toAccount(row);
@@ -299,7 +312,7 @@ export function createAccounts({ db, now }: { db: Knex; now: () => number }): Ac
     },
 
     async setPassword(name, password, { mustChange = false, instead } = {}) {
-      const passwordHash = await hashPassword(password);
+      const passwordHash = await hashing(() => hashPassword(password));
       const condition = instead === undefined ? {} : await stillHolds(name, instead);
       const values = { passwordHash, mustChangePassword: mustChange };
       return toAccount({ ...(await change(name, values, condition)), ...values });

@@ -9,6 +9,7 @@
 import type { Audit } from '../audit.ts';
 import { ServerError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
+import type { Tracing } from '../tracing.ts';
 import {
   type Account,
   type AccountFacts,
@@ -105,6 +106,7 @@ interface Needs {
   readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'resolve'>;
   readonly audit: Pick<Audit, 'record'>;
   readonly metrics: Pick<Metrics, 'countPassword'>;
+  readonly tracing?: Pick<Tracing, 'within'> | undefined;
   /** Asked in this order. */
   readonly sources: readonly PasswordSource[];
   /** Whether an account is for no person to sign in as. */
@@ -116,11 +118,14 @@ interface Needs {
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
-  const { accounts, audit, externalLogins, metrics, sources, isReserved, onAccepted } = needs;
+  const { accounts, audit, externalLogins, metrics, sources, tracing, isReserved, onAccepted } = needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
-      const answer = await source.verify(name, password);
+      const start = { name: `ask ${source.name}`, kind: 'client' } as const;
+      const answer = await (tracing === undefined
+        ? source.verify(name, password)
+        : tracing.within(start, () => source.verify(name, password)));
       // A source that does not answer may know the name: its users' passwords are for nobody else.
       if (answer.kind === 'unavailable') return answer;
       if (answer.kind !== 'refused') return admit(source, answer, password);

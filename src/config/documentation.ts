@@ -231,6 +231,8 @@ function describeType(schema: JsonSchema): string {
       return 'switch';
     case 'integer':
       return [unit ?? 'number', `≥ ${schema.minimum}`].join(', ');
+    case 'number':
+      return `number, ${schema.minimum} to ${schema.maximum}`;
     case 'string':
       return 'text';
     default:

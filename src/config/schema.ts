@@ -666,6 +666,32 @@ export const ServerSettings = z.strictObject({
       description:
         'The audit log: every sign-in, token, refusal, revocation, administrative act and change of the configuration, one JSON object a line. See audit.md.',
     }),
+  Tracing: z
+    .strictObject({
+      Endpoint: webUrl()
+        .refine((value) => {
+          const url = URL.parse(value);
+          return url === null || (url.username === '' && url.password === '');
+        }, 'must not contain a user name or a password')
+        .meta({
+          description: 'The address of the collector that takes spans by OTLP/HTTP, in JSON.',
+          examples: ['http://localhost:4318/v1/traces'],
+        }),
+      SamplingRatio: z.number().min(0).max(1).default(1).meta({
+        description:
+          'Which part of the requests is traced, from 0 to 1. Whoever passes on a traceparent has decided already.',
+      }),
+      ServiceName: text().default('postern').meta({ description: 'service.name of the spans.' }),
+      PropagateTo: list(hostPattern()).default([]).meta({
+        description:
+          'Hosts that are told of the trace (traceparent) when the server calls them, written as OutgoingAllowedHosts.',
+      }),
+    })
+    .optional()
+    .meta({
+      description:
+        'OpenTelemetry traces: a span for each request, statement, outgoing call and password. Without it there are none. See operations.md.',
+    }),
   Log: z
     .strictObject({
       Level: z

@@ -15,6 +15,7 @@ import { createSecureContext, getCACertificates, rootCertificates, type SecureCo
 import { Agent, type Dispatcher, fetch, ProxyAgent, type Response as UndiciResponse } from 'undici';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import type { Span, SpanStart, Tracing } from '../tracing.ts';
 import {
   checkLiteralAddress,
   createGuardedLookup,
@@ -79,6 +80,10 @@ export interface OutgoingOptions {
   proxyExceptions?: readonly string[];
   /** Hosts that may be called at private addresses: names, `*.` names, addresses, networks (`10.0.0.0/8`). */
   allowedHosts?: readonly string[];
+  /** Where there are traces: each call is part of one. */
+  tracing?: Pick<Tracing, 'within'> | undefined;
+  /** Hosts that learn which, written as `allowedHosts`. */
+  propagateTo?: readonly string[];
   /** Certificates (PEM) to trust beside those of Node and of the operating system. */
   trustedCertificates?: readonly string[];
 }
@@ -89,10 +94,13 @@ export function createOutgoing({
   proxy,
   proxyExceptions = [],
   allowedHosts = [],
+  tracing,
+  propagateTo = [],
   trustedCertificates = [],
 }: OutgoingOptions): Outgoing {
   const allowed = parseHostPatterns(allowedHosts);
   const direct = parseHostPatterns(proxyExceptions);
+  const told = parseHostPatterns(propagateTo);
   const proxyUrl = proxy === undefined ? undefined : new URL(proxy);
   let agents: Agents | undefined;
 
@@ -118,7 +126,12 @@ export function createOutgoing({
       : { dispatcher: agents.guarded, lookup: agents.guardedLookup, proxy: undefined };
   }
 
-  async function call(start: string, request: OutgoingRequest, timeoutMs: number): Promise<Response> {
+  async function call(
+    start: string,
+    request: OutgoingRequest,
+    timeoutMs: number,
+    span?: Span,
+  ): Promise<Response> {
     const { method = 'GET', body, redirect = 'follow', maxBytes = defaultMaxBytes } = request;
     const headers = new Headers({ 'user-agent': 'Postern', ...request.headers });
     const timeout = AbortSignal.timeout(timeoutMs);
@@ -126,9 +139,11 @@ export function createOutgoing({
     let url = new URL(start);
     for (let redirects = 0; ; redirects += 1) {
       const way = chooseWay(url, request.trustedHosts ?? []);
+      const hostname = hostOf(url);
+      const tells = span !== undefined && (told.hasName(hostname) || told.hasAddress(hostname));
       const response = await fetch(url, {
         method,
-        headers: [...headers],
+        headers: [...headers, ...(tells ? [['traceparent', span.traceparent] as [string, string]] : [])],
         body: body === undefined || body === null ? null : String(body),
         redirect: 'manual',
         dispatcher: way.dispatcher,
@@ -173,10 +188,16 @@ export function createOutgoing({
 
   const outgoing: Outgoing = {
     async fetch(url, request = {}) {
-      const { timeoutMs = defaultTimeoutMs } = request;
+      const { method = 'GET', timeoutMs = defaultTimeoutMs } = request;
       if (!URL.canParse(url)) throw unavailable(url, 'this is no URL');
       try {
-        const response = await call(url, request, timeoutMs);
+        const response = await (tracing === undefined
+          ? call(url, request, timeoutMs)
+          : tracing.within(toSpan(method, url), async (span) => {
+              const answer = await call(url, request, timeoutMs, span);
+              span?.set({ 'http.response.status_code': answer.status });
+              return answer;
+            }));
         log.debug({ host: new URL(url).host, status: response.status }, 'outgoing call answered');
         return response;
       } catch (err) {
@@ -206,6 +227,13 @@ export function createOutgoing({
     },
   };
   return outgoing;
+}
+
+/** Its host and nothing else of the address: paths and queries may hold codes. */
+function toSpan(method: string, url: string): SpanStart {
+  const { host } = new URL(url);
+  const attributes = { 'http.request.method': method, 'server.address': host };
+  return { name: method, kind: 'client', attributes };
 }
 
 interface Agents {

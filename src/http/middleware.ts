@@ -10,6 +10,7 @@ import { isDatabaseUnavailable, retryAfterSeconds, ServerError } from '../errors
 import { parseHostPatterns } from '../federation/destinations.ts';
 import { errorPage } from '../pages/notices.ts';
 import { texts } from '../pages/texts.ts';
+import type { Tracing } from '../tracing.ts';
 
 /** What the middleware leaves in `ctx.state` for those after it. */
 export interface RequestState {
@@ -82,6 +83,35 @@ export function logRequests(
         'request answered',
       );
     }
+  };
+}
+
+/**
+ * A span for each request, named by the route that `routeOf` makes of its path. Whose part it is, only a trusted proxy
+ * may say: anybody else would fill our traces, and have theirs sampled.
+ */
+export function traceRequests(
+  tracing: Pick<Tracing, 'serve'>,
+  { routeOf, trustedProxies }: { routeOf: (path: string) => string; trustedProxies: readonly string[] },
+): Middleware {
+  const trusted = parseHostPatterns(trustedProxies);
+  return async function traceRequest(ctx, next) {
+    const { method } = ctx;
+    const route = routeOf(safePath(ctx));
+    const { traceparent } = trusted.hasAddress(peerAddress(ctx)) ? ctx.req.headers : {};
+    const attributes = { 'http.request.method': method, 'http.route': route };
+    const start = { name: `${method} ${route}`, kind: 'server', attributes } as const;
+    await tracing.serve(
+      { ...start, traceparent: typeof traceparent === 'string' ? traceparent : undefined },
+      async (span) => {
+        try {
+          await next();
+        } finally {
+          const { requestId } = ctx.state as Partial<RequestState>;
+          span.set({ 'http.response.status_code': ctx.status, 'postern.request_id': requestId });
+        }
+      },
+    );
   };
 }
 

@@ -9,6 +9,7 @@ import knexFactory, { type Knex } from 'knex';
 import type { Server } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import type { Tracing } from '../tracing.ts';
 import { migrate, ownTables, pendingMigrations, type ScriptOptions, writeScript } from './migrate.ts';
 import { PostgresqlClient, toPostgresqlConnection } from './postgresql.ts';
 import { NodeSqliteClient } from './sqlite.ts';
@@ -61,6 +62,8 @@ export type DatabaseTarget =
 
 export type DatabaseOptions = DatabaseTarget & {
   log: Logger;
+  /** Where there are traces: each statement of a request is part of one. */
+  tracing?: Pick<Tracing, 'within'> | undefined;
   /** Seconds since the epoch. */
   now: () => number;
 };
@@ -91,6 +94,8 @@ interface KnexClient {
   acquireConnection(): Promise<unknown>;
   releaseConnection(connection: unknown): Promise<void>;
   query(connection: unknown, statement: object): Promise<object>;
+  /** What {@link query}, and knex itself, send it by. */
+  _query(connection: unknown, statement: { readonly sql?: string }): Promise<object>;
   /** The dialect's reading of its driver's answer: the rows of a select, the count of an update or a delete. */
   processResponse(answer: object, runner: object): unknown;
 }
@@ -150,7 +155,7 @@ export async function toKnexConfig(target: DatabaseTarget): Promise<Knex.Config>
  * @throws {ServerError} ERR_DATABASE_UNAVAILABLE where it cannot be opened; ERR_CONFIG_INVALID
  */
 export async function openDatabase(options: DatabaseOptions): Promise<Database> {
-  const { client, log, now } = options;
+  const { client, log, now, tracing } = options;
   const config = await toKnexConfig(options);
   const knex = knexFactory({ ...config, log: { warn: (message: string) => log.warn({ client }, message) } });
   try {
@@ -170,6 +175,7 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
     );
   }
 
+  if (tracing !== undefined) traceStatements(knex.client as KnexClient, client, tracing);
   const schema = options.client === 'sqlite' ? undefined : options.schema;
   return {
     knex,
@@ -200,6 +206,25 @@ export async function writeMigrationScript(
   } finally {
     await knex.destroy();
   }
+}
+
+/** OpenTelemetry's names. */
+const systems = { sqlite: 'sqlite', postgresql: 'postgresql', sqlserver: 'microsoft.sql_server' } as const;
+
+/** Its text as it was compiled, and never its bindings: those are tokens and hashes. */
+function traceStatements(
+  client: KnexClient,
+  system: DatabaseTarget['client'],
+  tracing: Pick<Tracing, 'within'>,
+): void {
+  const send = client._query.bind(client);
+  client._query = (connection, statement) => {
+    const { sql = '' } = statement;
+    const [, verb = 'statement', table] = /^\s*(\w+)(?:.*?\b(Oidc\w+))?/s.exec(sql) ?? [];
+    const attributes = { 'db.system.name': systems[system], 'db.query.text': sql };
+    const name = table === undefined ? verb : `${verb} ${table}`;
+    return tracing.within({ name, kind: 'client', attributes }, () => send(connection, statement));
+  };
 }
 
 function messageOf(err: unknown): string {
