@@ -89,10 +89,11 @@ function describePassword(names: readonly string[]): string {
   return `the password of ${owners} is ${published.password}`;
 }
 
-function describeSteps({ clients, demoAccounts, server }: Configuration, now: number): string[] {
+function describeSteps(configuration: Configuration, now: number): string[] {
+  const { clients, demoAccounts, server } = configuration;
   const byId = [...clients.values()].sort((a, b) => (a.ClientId < b.ClientId ? -1 : 1));
   const usable = byId.filter(({ ClientId, ClientSecrets, Enabled }) => {
-    return Enabled && verifySecret(ClientSecrets, published.secretOf(ClientId), now);
+    return Enabled && verifySecret(configuration, ClientSecrets, published.secretOf(ClientId), now);
   });
   const computer = usable.find(({ Flow }) => Flow === 'ClientCredentials');
   const program = usable.find(({ Flow }) => Flow === 'ResourceOwner');

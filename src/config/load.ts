@@ -26,6 +26,7 @@ import {
   requiresPkce,
   scopeNames,
 } from './checks.ts';
+import { digestBehind, digestOf, refusedSecrets, type SecretDigest } from './published-secrets.ts';
 import { type Checked, check, type Finding, parseJson } from './read.ts';
 import {
   ClientRegistration,
@@ -181,6 +182,8 @@ export interface Configuration {
   readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
   /** Where clients are allowed what RFC 9700 advises against. */
   readonly deviations: readonly Deviation[];
+  /** Secrets that everybody knows, and that are refused whoever has them. */
+  readonly refusedSecrets: ReadonlyMap<SecretDigest, 'development' | 'manual'>;
 }
 
 /** Something that is weaker than it should be; of a client, where it says so. */
@@ -188,11 +191,6 @@ export interface Deviation extends ConfigurationIssue {
   readonly clientId?: string;
 }
 
-/** The secrets of the shipped development set: everybody knows them. */
-const demoSecrets = ['mvc-secret', 'desk-secret', 'batch-secret', 'batch-ref-secret', 'web-api-secret'];
-const demoHashes: ReadonlySet<string> = new Set(
-  demoSecrets.flatMap((secret) => [hashOf('sha256', secret), hashOf('sha512', secret)]),
-);
 const shortestSecret = 32;
 
 /** A config file, read and put through its schema. */
@@ -237,7 +235,8 @@ export async function loadConfiguration(
     issues.push({ file: `${reader.label}/server.json`, path: '', message: 'is missing' });
   }
   const mode = findMode(serverFile);
-  const secrets = { env, home, mode, digest, platform };
+  const refused = refusedSecrets({ isDevelopment: mode.strictBecause === undefined });
+  const secrets = { env, home, mode, digest, platform, refused };
 
   const server = completeServer(serverFile, secrets, issues);
   const filter = serverFile?.value?.Directory?.UserFilter;
@@ -367,6 +366,7 @@ export async function loadConfiguration(
     relyingParties,
     demoAccounts: accountsFile?.value?.Accounts ?? [],
     deviations,
+    refusedSecrets: secrets.refused,
   });
 }
 
@@ -482,6 +482,7 @@ interface SecretSources {
   readonly platform: NodeJS.Platform;
   readonly mode: Mode;
   readonly digest: ReturnType<typeof createHash>;
+  readonly refused: Configuration['refusedSecrets'];
 }
 
 type Report = (finding: Finding | undefined) => void;
@@ -999,13 +1000,21 @@ function hashSecrets(
 ): SecretHash[] {
   return list.flatMap(({ Created, Value, Expiration, Description }, index) => {
     const at = `${path}[${index}].Value`;
-    const hash = hashSecret(Value, at, sources, report);
-    if (hash === undefined) return [];
-    if (sources.mode.strictBecause !== undefined && demoHashes.has(hash.hash)) {
+    const found = hashSecret(Value, at, sources, report);
+    if (found === undefined) return [];
+    const { digest, ...hash } = found;
+    const publication = sources.refused.get(digest);
+    if (publication !== undefined) {
       report({
         path: at,
-        message: `is a secret of the development set, which is refused ${sources.mode.strictBecause}`,
-        hint: 'make a secret of your own',
+        message:
+          publication === 'manual'
+            ? 'is the secret that the manual of the old application printed for every installation'
+            : `is a secret of the development set, which is refused ${sources.mode.strictBecause}`,
+        hint:
+          publication === 'manual'
+            ? 'make a secret of your own, and give it to the Web API as ClientSecret under \\Site\\Properties\\WebApi\\Authentication\\Oidc'
+            : 'make a secret of your own',
       });
     }
     return {
@@ -1022,13 +1031,16 @@ function hashSecret(
   path: string,
   sources: SecretSources,
   report: Report,
-): Pick<SecretHash, 'algorithm' | 'hash'> | undefined {
+): (Pick<SecretHash, 'algorithm' | 'hash'> & { digest: SecretDigest }) | undefined {
   if (typeof value === 'string') {
     const bytes = Buffer.from(value, 'base64');
-    return { hash: bytes.toString('base64'), algorithm: bytes.length === 32 ? 'sha256' : 'sha512' };
+    const hash = bytes.toString('base64');
+    return { hash, algorithm: bytes.length === 32 ? 'sha256' : 'sha512', digest: digestBehind(hash) };
   }
   const secret = resolveSecret(value, path, sources, report);
-  return secret === undefined ? undefined : { hash: hashOf('sha256', secret), algorithm: 'sha256' };
+  if (secret === undefined) return undefined;
+  const hash = createHash('sha256').update(secret).digest('base64');
+  return { hash, algorithm: 'sha256', digest: digestOf(secret) };
 }
 
 /** The secret behind a reference; where there is none, that is reported and the result undefined. */
@@ -1064,10 +1076,6 @@ function resolveSecret(
     });
   }
   return undefined;
-}
-
-function hashOf(algorithm: 'sha256' | 'sha512', secret: string): string {
-  return createHash(algorithm).update(secret).digest('base64');
 }
 
 function isMissing(err: unknown): boolean {

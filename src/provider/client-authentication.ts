@@ -3,7 +3,8 @@
  * an end of its own, and are compared in constant time.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
-import type { Client } from '../config/load.ts';
+import type { Client, Configuration } from '../config/load.ts';
+import { digestOf } from '../config/published-secrets.ts';
 
 /** An id and a secret as the caller sent them. */
 export interface Credentials {
@@ -19,8 +20,18 @@ export interface CallerState {
 
 type Secrets = Client['ClientSecrets'];
 
-/** Whether `presented` is one of the secrets that have not ended. `now` is in seconds. Pure. */
-export function verifySecret(secrets: Secrets, presented: string, now: number): boolean {
+/**
+ * Whether `presented` is one of the secrets that have not ended. `now` is in seconds. Pure.
+ *
+ * A secret that everybody knows is none, even where the registration has its hash: of a hash it cannot be told.
+ */
+export function verifySecret(
+  { refusedSecrets }: Pick<Configuration, 'refusedSecrets'>,
+  secrets: Secrets,
+  presented: string,
+  now: number,
+): boolean {
+  if (refusedSecrets.has(digestOf(presented))) return false;
   let matches = false;
   // Every secret is compared, whatever the others gave, so that the time tells nothing.
   for (const { hash, algorithm, expiresAt } of secrets) {

@@ -70,7 +70,8 @@ export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 
   function verifyBasic(ctx: Context): void {
     for (const { id, secret } of parseBasic(ctx.get('authorization') || undefined)) {
       const client = registry.findClient(id);
-      if (client === undefined || !verifySecret(client.ClientSecrets, secret, now())) continue;
+      if (client === undefined || !verifySecret(registry.configuration, client.ClientSecrets, secret, now()))
+        continue;
       (ctx.state as CallerState).verifiedClientId = id;
       ctx.req.headers.authorization = toBasic({ id, secret: 'verified' });
       return;

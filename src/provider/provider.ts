@@ -129,7 +129,10 @@ export function createProvider(
     const client = registry.findClient(this.clientId);
     if (client === undefined) return false;
     const { verifiedClientId } = (currentContext()?.state ?? {}) as CallerState;
-    return verifiedClientId === this.clientId || verifySecret(client.ClientSecrets, secret, now());
+    return (
+      verifiedClientId === this.clientId ||
+      verifySecret(registry.configuration, client.ClientSecrets, secret, now())
+    );
   } as typeof engine.Client.prototype.compareClientSecret;
 
   let clients: ReadonlyMap<string, EngineClient> = new Map();

@@ -6,6 +6,7 @@
 import type { Context } from 'koa';
 import { errors } from 'oidc-provider';
 import type { Client, Resource } from '../config/load.ts';
+import { digestOf } from '../config/published-secrets.ts';
 import type { ServerContext } from '../context.ts';
 import { setCorsClient } from '../http/cors.ts';
 import { readForm } from '../http/form.ts';
@@ -58,7 +59,8 @@ export function createTokenStatus(
       const form = await readForm(ctx);
       const caller = authenticate(ctx, form);
       // RFC 7662 section 2.1: who asks must have proved who it is.
-      if (caller.kind === 'client' && isPublic(caller.client)) throw refuse(ctx, caller.client.ClientId);
+      if (caller.kind === 'client' && isPublic(caller.client))
+        throw refuse(ctx, { id: caller.client.ClientId });
       const value = requireToken(form);
       const live = await findLive(value);
       const answer = live === undefined ? { active: false } : describe(live, caller);
@@ -77,7 +79,7 @@ export function createTokenStatus(
     async revoke(ctx) {
       const form = await readForm(ctx);
       const caller = authenticate(ctx, form);
-      if (caller.kind === 'resource') throw refuse(ctx, caller.resource.Name);
+      if (caller.kind === 'resource') throw refuse(ctx, { id: caller.resource.Name });
       setCorsClient(ctx, caller.client);
       const value = requireToken(form);
       const { LegacyErrors } = registry.configuration.server;
@@ -131,22 +133,32 @@ export function createTokenStatus(
         : parseBasic(header);
     for (const { id, secret } of sent) {
       const resource = registry.findResource(id);
-      if (resource !== undefined && secret !== '' && verifySecret(resource.Secrets, secret, now())) {
+      if (
+        resource !== undefined &&
+        secret !== '' &&
+        verifySecret(registry.configuration, resource.Secrets, secret, now())
+      ) {
         return { kind: 'resource', resource };
       }
       const client = registry.findClient(id);
       if (client === undefined) continue;
       const isPublicCaller = isPublic(client) && secret === '' && header === undefined;
-      if (isPublicCaller || (secret !== '' && verifySecret(client.ClientSecrets, secret, now()))) {
+      if (
+        isPublicCaller ||
+        (secret !== '' && verifySecret(registry.configuration, client.ClientSecrets, secret, now()))
+      ) {
         return { kind: 'client', client };
       }
     }
-    throw refuse(ctx, sent[0]?.id);
+    throw refuse(ctx, sent[0]);
   }
 
-  function refuse(ctx: Context, id: string | undefined): Error {
-    audit.record(['token', 'refused'], { clientId: id?.slice(0, 100), path: ctx.path }, 'caller refused');
-    const { LegacyErrors, PublicUrl } = registry.configuration.server;
+  function refuse(ctx: Context, { id, secret = '' }: Partial<Credentials> = {}): Error {
+    const { refusedSecrets, server } = registry.configuration;
+    const reason = refusedSecrets.has(digestOf(secret)) ? 'published-secret' : undefined;
+    const fields = { clientId: id?.slice(0, 100), path: ctx.path, reason };
+    audit.record(['token', 'refused'], fields, 'caller refused', reason === undefined ? 'info' : 'warn');
+    const { LegacyErrors, PublicUrl } = server;
     const error = new errors.InvalidClientAuth('unknown caller or wrong secret');
     // IdentityServer3 answered 401 at introspection alone.
     if (LegacyErrors && !ctx.path.toLowerCase().endsWith('/introspect')) {

@@ -23,7 +23,8 @@ export interface TestServerOptions {
   files?: Record<string, string>;
   /** Links beside config/ to folders or files elsewhere, by name. */
   links?: Record<string, string>;
-  accounts?: readonly Record<string, unknown>[];
+  /** Demo accounts instead of the shipped ones; null for none. */
+  accounts?: readonly Record<string, unknown>[] | null;
   /** Seconds since the epoch. */
   now?: () => number;
 }
@@ -109,7 +110,8 @@ export async function prepareConfiguration(t: TestContext, options: TestServerOp
   for (const [name, target] of Object.entries(options.links ?? {})) symlinkSync(target, join(folder, name));
   for (const [name, members] of Object.entries(options.providers ?? {}))
     change(`providers/${name}.json`, members);
-  if (options.accounts !== undefined) {
+  if (options.accounts === null) rmSync(join(configDirectory, 'accounts.json'));
+  else if (options.accounts !== undefined) {
     writeFileSync(join(configDirectory, 'accounts.json'), JSON.stringify({ Accounts: options.accounts }));
   }
   return { folder, configDirectory, port, change };
