@@ -33,6 +33,7 @@ import { createOutgoing, type Outgoing } from './federation/outgoing.ts';
 import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
+import { keepInteractionCookies } from './http/interaction-cookies.ts';
 import { openListener } from './http/listener.ts';
 import { serveManagement } from './http/management.ts';
 import {
@@ -620,6 +621,12 @@ function createApp(
 
   const stack: Middleware[] = [
     assets,
+    keepInteractionCookies({
+      key: keys.deriveKey('interaction cookie'),
+      isSecure: publicUrl.protocol === 'https:',
+      lifetimeSeconds: server.InteractionLifetime,
+      now: context.now,
+    }),
     createUpstreamSignOut(context, (reference) => farewells.endSession(engine, reference)),
     receiveAnswers(context, external),
     allowOrigins(context, { paths: corsPaths }),

@@ -6,8 +6,8 @@
  *
  * and the way through an identity provider, whose steps are in external.ts: `login/:uid/return` and the callbacks.
  *
- * The step is decided again from the stored interaction at every request. The interaction's cookie has this
- * path; without it, or after the end, a page says what happened and offers the way back to the client.
+ * The step is decided again from the stored interaction at every request. Without the interaction's cookie, or after
+ * the end, a page says what happened and offers the way back to the client.
  */
 import Router from '@koa/router';
 import type { Context } from 'koa';
@@ -66,6 +66,9 @@ export function createLoginRoutes(
   { engine, csrf, external }: { engine: () => Provider; csrf: Csrf; external: ExternalSteps },
 ): Router {
   const router = new Router();
+  const isSecure = registry.configuration.server.PublicUrl.startsWith('https:');
+  // Remembers in the browser which identity provider it came back from, to offer that first.
+  const lastProviderCookie = isSecure ? '__Host-postern.provider' : 'postern.provider';
   const consent = createConsentSteps({ audit, registry, tokens });
 
   router.get('/login/:uid', async function showStep(ctx) {
@@ -118,7 +121,9 @@ export function createLoginRoutes(
       path: '/',
       httpOnly: true,
       sameSite: 'lax',
+      secure: isSecure,
       signed: true,
+      overwrite: true,
     });
     audit.record(
       ['sign-in', 'success'],
@@ -175,6 +180,11 @@ export function createLoginRoutes(
   });
 
   return router;
+
+  function lastUsedFirst(ctx: Context, providers: readonly IdentityProvider[]): readonly IdentityProvider[] {
+    const last = ctx.cookies.get(lastProviderCookie, { signed: true });
+    return providers.toSorted((a, b) => Number(b.Name === last) - Number(a.Name === last));
+  }
 
   function decide({ client, interaction }: Step): LoginStep {
     const requested = requestedIdentityProvider(interaction.params);
@@ -471,14 +481,6 @@ export function createLoginRoutes(
     ctx.status = 303;
     ctx.redirect(interaction.returnTo);
   }
-}
-
-/** Remembers in the browser which identity provider it came back from, to offer that first. */
-const lastProviderCookie = 'postern.provider';
-
-function lastUsedFirst(ctx: Context, providers: readonly IdentityProvider[]): readonly IdentityProvider[] {
-  const last = ctx.cookies.get(lastProviderCookie, { signed: true });
-  return providers.toSorted((a, b) => Number(b.Name === last) - Number(a.Name === last));
 }
 
 function captionOf({ Caption, Name }: IdentityProvider): string {

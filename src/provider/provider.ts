@@ -19,6 +19,7 @@ import type { Client, Configuration } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
 import type { Outgoing } from '../federation/outgoing.ts';
+import { engineCookies } from '../http/interaction-cookies.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
 import {
   allowsLocalLogin,
@@ -189,16 +190,10 @@ function toEngineConfiguration(
     pkce: { required: (_ctx, client) => registrationOf(client).RequirePkce },
     cookies: {
       keys: [...keys.cookieKeys],
-      names: isSecure
-        ? {
-            session: '__Host-postern.session',
-            interaction: '__Secure-postern.interaction',
-            resume: '__Secure-postern.resume',
-          }
-        : { session: 'postern.session', interaction: 'postern.interaction', resume: 'postern.resume' },
+      names: { session: isSecure ? '__Host-postern.session' : 'postern.session', ...engineCookies },
       // Path /: browsers compare it with regard to case, IIS and we do not; the prefix __Host- needs it too.
       long: { httpOnly: true, sameSite: 'lax', signed: true, path: '/', secure: isSecure },
-      short: { httpOnly: true, sameSite: 'lax', signed: true, secure: isSecure },
+      short: { signed: false },
     },
 
     async findAccount(ctx, name) {

@@ -30,7 +30,7 @@ export interface UpstreamSession {
  * Finds the session in a frame of the identity provider's, where no Lax cookie goes. It says nothing by itself and
  * can do nothing but sign out. Browsers that keep third parties' cookies out keep it out, too.
  */
-const signOutCookie = '__Secure-postern.signout';
+const signOutCookie = '__Host-postern.signout';
 
 /** Lets the engine's session documents hold it. */
 export function keepUpstreamSessions({ Session }: Provider): void {

@@ -259,7 +259,7 @@ test('wsignoutcleanup1.0 in a frame of the provider ends the session by a cookie
     setCookies.push(...page.headers.getSetCookie());
   }
   assert.ok(page.location?.searchParams.has('code'));
-  const handle = setCookies.find((line) => line.startsWith('__Secure-postern.signout='));
+  const handle = setCookies.find((line) => line.startsWith('__Host-postern.signout='));
   assert.match(handle ?? '', /; path=\/; .*secure; httponly/i);
   assert.match(handle ?? '', /samesite=none/i);
   assert.ok((await open(authorizeUrl)).location?.searchParams.has('code'), 'the session is there');

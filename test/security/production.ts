@@ -6,12 +6,14 @@ import type { TestServerOptions } from '../support/start-server.ts';
 
 const fixture = (name: string) => readFileSync(join(import.meta.dirname, '../fixtures', name), 'utf8');
 
-/** The secret of every client of the shipped set in it. */
+/** The secret of every client and resource of the shipped set in it. */
 export const productionSecret = 'a secret of this installation alone';
-const ClientSecrets = [{ Value: createHash('sha256').update(productionSecret).digest('base64') }];
+const secrets = [{ Value: createHash('sha256').update(productionSecret).digest('base64') }];
 
 /** Serves http at its listener, as behind a proxy that ends TLS; no accounts. */
-export function production(): Required<Pick<TestServerOptions, 'accounts' | 'clients' | 'files' | 'server'>> {
+export function production(): Required<
+  Pick<TestServerOptions, 'accounts' | 'clients' | 'files' | 'resources' | 'server'>
+> {
   return {
     server: {
       Environment: 'Production',
@@ -26,11 +28,16 @@ export function production(): Required<Pick<TestServerOptions, 'accounts' | 'cli
       'cookie-key.txt': 'a key for cookies that is long enough',
     },
     accounts: null,
+    resources: { intelligence_web_api: { Secrets: secrets } },
     clients: {
-      mvc: { ClientSecrets, RedirectUris: ['https://app.example.com/callback'], PostLogoutRedirectUris: [] },
-      desk: { ClientSecrets },
-      batch: { ClientSecrets },
-      'batch-ref': { ClientSecrets },
+      mvc: {
+        ClientSecrets: secrets,
+        RedirectUris: ['https://app.example.com/callback'],
+        PostLogoutRedirectUris: [],
+      },
+      desk: { ClientSecrets: secrets },
+      batch: { ClientSecrets: secrets },
+      'batch-ref': { ClientSecrets: secrets },
     },
   };
 }

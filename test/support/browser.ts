@@ -15,14 +15,20 @@ interface Cookie {
   path: string;
 }
 
-/** Makes a browser with an empty cookie jar. */
-export function createBrowser() {
+/**
+ * Makes a browser with an empty cookie jar.
+ *
+ * @param origins where requests to an origin really go, as through a proxy that ends TLS
+ */
+export function createBrowser({ origins = {} }: { origins?: Readonly<Record<string, string>> } = {}) {
+  const setCookies: string[] = [];
   const jar = new Map<string, Cookie>();
 
   async function request(url: URL | string, init: RequestInit = {}): Promise<Page> {
     const target = new URL(url);
     const cookies = [...jar.values()].filter(({ path }) => target.pathname.startsWith(path));
-    const response = await fetch(target, {
+    const served = new URL(target.pathname + target.search, origins[target.origin] ?? target.origin);
+    const response = await fetch(served, {
       ...init,
       redirect: 'manual',
       headers: {
@@ -34,6 +40,7 @@ export function createBrowser() {
       },
     });
     for (const line of response.headers.getSetCookie()) keep(line);
+    setCookies.push(...response.headers.getSetCookie());
     const location = response.headers.get('location');
     return {
       url: target,
@@ -66,6 +73,10 @@ export function createBrowser() {
 
   return {
     cookies: () => [...jar.values()],
+    /** Every Set-Cookie line that has come. */
+    setCookies: () => setCookies,
+    /** Has a cookie as if a server had set it. */
+    keep,
     clear: () => jar.clear(),
     request,
     follow,
