@@ -9,7 +9,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ServerContext } from '../context.ts';
 import type { Identity } from '../federation/identity-providers.ts';
-import { bareRow, hashValue } from '../store/tokens.ts';
+import { bareRow, hashValue, sealUnder, unsealUnder } from '../store/tokens.ts';
 
 const model = 'Attempt';
 
@@ -64,11 +64,12 @@ export function toStoredIdentity(identity: Identity): StoredIdentity {
 
 /** The attempts over the token table. */
 export function createAttempts({ tokens }: Pick<ServerContext, 'tokens'>): Attempts {
-  const toRow = (handle: string, { expiresAt, ...attempt }: StoredAttempt) => ({
+  // What the answer is verified by is of no use without the handle, which is not stored.
+  const toRow = (handle: string, { expiresAt, keep, ...attempt }: StoredAttempt) => ({
     ...bareRow,
     id: hashValue(handle),
     model,
-    payload: JSON.stringify(attempt),
+    payload: JSON.stringify({ ...attempt, sealed: sealUnder(handle, JSON.stringify(keep)) }),
     clientId: attempt.clientId,
     expiresAt,
   });
@@ -76,7 +77,9 @@ export function createAttempts({ tokens }: Pick<ServerContext, 'tokens'>): Attem
   async function find(handle: string) {
     const found = await tokens.find(model, handle);
     if (found === undefined) return undefined;
-    return { ...(JSON.parse(found.payload) as Attempt), expiresAt: found.expiresAt };
+    const { sealed, ...attempt } = JSON.parse(found.payload) as Omit<Attempt, 'keep'> & { sealed: string };
+    const keep = JSON.parse(unsealUnder(handle, sealed) ?? '{}') as Attempt['keep'];
+    return { ...attempt, keep, expiresAt: found.expiresAt };
   }
 
   return {

@@ -155,9 +155,16 @@ export function createTokenStatus(
 
   function refuse(ctx: Context, { id, secret = '' }: Partial<Credentials> = {}): Error {
     const { refusedSecrets, server } = registry.configuration;
-    const reason = refusedSecrets.has(digestOf(secret)) ? 'published-secret' : undefined;
-    const fields = { clientId: id?.slice(0, 100), path: ctx.path, reason };
-    audit.record(['token', 'refused'], fields, 'caller refused', reason === undefined ? 'info' : 'warn');
+    const isPublished = refusedSecrets.has(digestOf(secret));
+    const isKnown = [registry.findClient(id ?? ''), registry.findResource(id ?? '')].some(Boolean);
+    // A name that is nobody's may be the secret, in the place of the name.
+    const fields = isKnown ? { clientId: id } : { reason: 'unknown-caller' };
+    audit.record(
+      ['token', 'refused'],
+      { path: ctx.path, ...fields, ...(isPublished ? { reason: 'published-secret' } : undefined) },
+      'caller refused',
+      isPublished ? 'warn' : 'info',
+    );
     const { LegacyErrors, PublicUrl } = server;
     const error = new errors.InvalidClientAuth('unknown caller or wrong secret');
     // IdentityServer3 answered 401 at introspection alone.

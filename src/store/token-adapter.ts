@@ -6,7 +6,7 @@
  * that they replace. Sessions are read-modify-write documents that parallel requests share: they are merged.
  */
 import { type Adapter, type AdapterPayload, errors, Provider } from 'oidc-provider';
-import { hashValue, type StoredToken, type TokenRow, type Tokens } from './tokens.ts';
+import { hashValue, type StoredToken, sealUnder, type TokenRow, type Tokens, unsealUnder } from './tokens.ts';
 
 export interface TokenAdapterOptions {
   tokens: Tokens;
@@ -181,6 +181,11 @@ function mergeAuthorizations(theirs: AdapterPayload, ours: AdapterPayload): Reco
   return merged;
 }
 
+/** What a session document holds while its user is asked whether to sign out: `secret` is in the form. */
+interface SignOutState {
+  readonly secret?: string;
+}
+
 const valuePlaceholder = '{value}';
 
 /** The row of a payload: what is looked up goes into columns, and the bearer value is nowhere in it. */
@@ -194,6 +199,8 @@ function toRow(model: string, id: string, payload: AdapterPayload, expiresAt: nu
       rest.session = session as NonNullable<AdapterPayload['session']>;
     }
   }
+  const { secret, ...state } = (rest.state ?? {}) as SignOutState;
+  if (model === 'Session' && secret !== undefined) rest.state = { ...state, secret: sealUnder(id, secret) };
   const clientId = payload.clientId ?? payload.params?.client_id;
   return {
     id: hashValue(id),
@@ -223,6 +230,10 @@ function toPayload(
   const payload = JSON.parse(found.payload) as AdapterPayload;
   if (model === 'Interaction' && id !== undefined) {
     payload.returnTo = payload.returnTo?.replace(valuePlaceholder, id);
+  }
+  const { secret, ...state } = (payload.state ?? {}) as SignOutState;
+  if (model === 'Session' && id !== undefined && secret !== undefined) {
+    payload.state = { ...state, secret: unsealUnder(id, secret) };
   }
   return {
     ...payload,

@@ -4,7 +4,7 @@
  * A row is found by the SHA-256 of its bearer value and holds that value nowhere else. An expired row is dead
  * to every reader before the cleanup removes it. Times are seconds since the epoch.
  */
-import { createHash } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from 'node:crypto';
 import type { Knex } from 'knex';
 import { type Database, type Row, toNumber } from './database.ts';
 import { isUniqueViolation } from './failures.ts';
@@ -74,6 +74,31 @@ export type Tokens = ReturnType<typeof createTokens>;
 /** The key under which a bearer value is stored: its SHA-256 in base64url, 43 characters. */
 export function hashValue(value: string): string {
   return createHash('sha256').update(value).digest('base64url');
+}
+
+/** Hides a part of a row from whoever reads the database: only who brings the row's bearer value can read it. */
+export function sealUnder(value: string, text: string): string {
+  const iv = randomBytes(12);
+  const cipher = createCipheriv('aes-256-gcm', sealingKey(value), iv);
+  const sealed = Buffer.concat([cipher.update(text, 'utf8'), cipher.final()]);
+  return Buffer.concat([iv, cipher.getAuthTag(), sealed]).toString('base64url');
+}
+
+/** What {@link sealUnder} has hidden under the same value; undefined for anything else. */
+export function unsealUnder(value: string, sealed: string): string | undefined {
+  const bytes = Buffer.from(sealed, 'base64url');
+  try {
+    const decipher = createDecipheriv('aes-256-gcm', sealingKey(value), bytes.subarray(0, 12));
+    decipher.setAuthTag(bytes.subarray(12, 28));
+    return Buffer.concat([decipher.update(bytes.subarray(28)), decipher.final()]).toString('utf8');
+  } catch {
+    return undefined;
+  }
+}
+
+/** Not the hash under which the row is stored. */
+function sealingKey(value: string): Buffer {
+  return Buffer.from(hkdfSync('sha256', value, '', 'postern sealed part', 32));
 }
 
 /** A row of ours with nothing in it yet. */

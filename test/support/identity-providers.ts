@@ -146,6 +146,8 @@ export interface OpenIdStandIn {
   /** Members of the metadata to set. */
   metadata: Record<string, unknown>;
   readonly requests: URLSearchParams[];
+  /** What came to the token endpoint, and the ID tokens that were given. */
+  readonly tokenCalls: { form: URLSearchParams; authorization: string; idToken: string }[];
   /** Makes a new signing key; the old one is gone. */
   rollKey(): Promise<void>;
   signLogoutToken(claims: JWTPayload, header?: Record<string, unknown>): Promise<string>;
@@ -225,12 +227,9 @@ export async function startOpenIdProvider(t: TestContext, claims: JWTPayload): P
         const asked = codes.get(form.get('code') ?? '');
         codes.delete(form.get('code') ?? '');
         if (asked === undefined) return json({ error: 'invalid_grant' }, 400);
-        return json({
-          access_token: 'at',
-          token_type: 'Bearer',
-          expires_in: 60,
-          id_token: await signIdToken(asked),
-        });
+        const idToken = await signIdToken(asked);
+        standIn.tokenCalls.push({ form, authorization: request.headers.authorization ?? '', idToken });
+        return json({ access_token: 'at', token_type: 'Bearer', expires_in: 60, id_token: idToken });
       }
       case '/userinfo':
         return json({ sub: standIn.claims.sub, department: 'Research' });
@@ -253,6 +252,7 @@ export async function startOpenIdProvider(t: TestContext, claims: JWTPayload): P
     error: undefined,
     metadata: {},
     requests: [],
+    tokenCalls: [],
     async rollKey() {
       key = await makeKey();
     },
