@@ -125,11 +125,8 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
       const { inUse, next } = arrange(keysOfLine(stored, line), now(), rhythm.keep);
       const lifetime = lifetimes[line.purpose];
       const raised = [inUse, ...next].filter((key) => key !== undefined && key.longestLifetime < lifetime);
-      if (raised.length > 0)
-        await store.raiseLifetime(
-          raised.map((key) => key?.id ?? ''),
-          lifetime,
-        );
+      const ids = raised.map((key) => key?.id ?? '');
+      if (ids.length > 0) await store.raiseLifetime(ids, lifetime);
       if (inUse !== undefined) metrics.setKeyInUse(line, inUse.activeAt);
     }
   }
