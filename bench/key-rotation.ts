@@ -49,6 +49,11 @@ function prepare(port: number): string {
 }
 
 async function startPostern(port: number): Promise<ChildProcess> {
+  const isTaken = await fetch(at(port)).then(
+    () => true,
+    () => false,
+  );
+  if (isTaken) throw new Error(`something listens on port ${port}`);
   const child = spawn(process.execPath, [program, '--config', prepare(port), 'start'], {
     stdio: ['ignore', 'ignore', 'inherit'],
   });
@@ -104,9 +109,9 @@ async function load(issuing: number, using: number, signal: AbortSignal): Promis
 }
 
 const servers: ChildProcess[] = [];
+const stop = new AbortController();
 try {
   for (const port of ports) servers.push(await startPostern(port));
-  const stop = new AbortController();
   const [first = 0, second = 0] = ports;
   const loads = [load(first, second, stop.signal), load(second, first, stop.signal)];
   for (let minute = 1; minute <= minutes; minute += 1) {
@@ -129,9 +134,10 @@ try {
   );
   for (const [reason, count] of reasons) process.stdout.write(`${count} times: ${reason}\n`);
 } finally {
-  for (const server of servers) {
-    server.kill();
-    if (server.exitCode === null) await once(server, 'exit');
-  }
+  stop.abort();
+  const running = servers.filter(({ exitCode }) => exitCode === null);
+  const ended = running.map((server) => once(server, 'exit'));
+  for (const server of running) server.kill();
+  await Promise.all(ended);
   rmSync(folder, { recursive: true, force: true });
 }
