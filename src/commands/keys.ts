@@ -162,7 +162,7 @@ async function makeNext(
 
 /**
  * Takes a key back: what it has signed is good no more. Where it is in use the next one takes its place. All servers
- * do so at the same moment, a minute from now, so that nobody signs by a key that another has given up.
+ * do so within the same second, a minute from now, so that nobody signs by a key that another has given up.
  *
  * @param options with `now`, each as soon as it looks
  * @throws {CommandError} 1 where there is no such key

@@ -1,6 +1,7 @@
 /**
  * Keys that the server makes and exchanges by itself, the same on every node. Each node looks at the rows twice a
- * minute, makes what is missing and removes what nobody needs; two that do so at once come to the same.
+ * minute, and when a key comes into use or is revoked; it makes what is missing and removes what nobody needs. Two that
+ * do so at once come to the same.
  */
 import { errors } from 'jose';
 import type { Audit } from '../audit.ts';
@@ -69,6 +70,8 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   let known = '';
   let current: SigningKeys | undefined;
   let lookedAt = 0;
+  /** When the rows of the last look say that there will be other keys. */
+  let changesAt = Number.POSITIVE_INFINITY;
   let looking: Promise<void> | undefined;
 
   const look = () => {
@@ -85,6 +88,8 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     await removeUnneeded(stored);
     const keySet = await toKeySet(stored);
     lookedAt = now();
+    const times = stored.flatMap(({ activeAt, revokedAt = 0 }) => [activeAt, revokedAt]);
+    changesAt = Math.min(...times.filter((time) => time > lookedAt));
     const { cookieKeys, derivation, signing } = keySet;
     const found = JSON.stringify([signing.map(({ jwk }) => jwk.kid), cookieKeys, derivation]);
     if (found === known) return;
@@ -196,29 +201,35 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     };
   }
 
-  await look();
   let lastFailure = '';
-  const timer = setInterval(() => {
-    look().then(
-      () => {
-        lastFailure = '';
-      },
-      (err: Error) => {
-        // Once an outage.
-        if (err.message !== lastFailure)
-          log.error({ err }, 'managed keys cannot be read; those in force stay');
-        lastFailure = err.message;
-      },
-    );
-  }, lookSeconds * 1000).unref();
+  let timer: NodeJS.Timeout | undefined;
+  async function lookAgain(): Promise<void> {
+    try {
+      await look();
+      lastFailure = '';
+    } catch (err) {
+      // Once an outage.
+      const { message } = err as Error;
+      if (message !== lastFailure) log.error({ err }, 'managed keys cannot be read; those in force stay');
+      lastFailure = message;
+    }
+    if (timer !== undefined) lookLater();
+  }
+  function lookLater(): void {
+    const seconds = Math.min(lookSeconds, Math.max(1, changesAt - now()));
+    timer = setTimeout(() => void lookAgain(), seconds * 1000).unref();
+  }
 
+  await look();
+  lookLater();
   return {
     get keys() {
       return current as SigningKeys;
     },
     look,
     async [Symbol.asyncDispose]() {
-      clearInterval(timer);
+      clearTimeout(timer);
+      timer = undefined;
       await looking?.catch(() => undefined);
     },
   };

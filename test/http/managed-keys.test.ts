@@ -250,6 +250,26 @@ test('what a revoked key has signed is good no more, and every server changes to
   assert.match(audit, /"event":"key","outcome":"success",.*"actor":".+".*"message":"key revoked"/);
 });
 
+test('a key comes into use when its time has come, and not only when somebody looks', async (t) => {
+  const server = await startTestServer(t, { server: managed });
+  const kidOf = async () => decodeProtectedHeader(await fetchToken(server)).kid;
+  const before = await kidOf();
+  await keys(server, 'rotate', '--algorithm', 'RS256');
+  const { db, now } = server.context;
+  await db
+    .knex('OidcKey')
+    .where({ purpose: 'signing', generation: 2 })
+    .update({ activeAt: now() + 2 });
+  await server.reload();
+  assert.equal(await kidOf(), before);
+  // The next look of every half minute is later than this.
+  const deadline = Date.now() + 20_000;
+  while ((await kidOf()) === before) {
+    assert.ok(Date.now() < deadline, 'the next key is not in use');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+});
+
 test('with --now a key is revoked at once, and a server that has not looked yet knows the successor when it sees it', async (t) => {
   const { now, wait } = startClock(t);
   const [first, second] = await startPair(t, managed, now);
