@@ -77,9 +77,32 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   const look = () => {
     looking ??= lookOnce().finally(() => {
       looking = undefined;
+      lookLater();
     });
     return looking;
   };
+
+  let timer: NodeJS.Timeout | undefined;
+  let isStopped = false;
+  let lastFailure = '';
+  function lookLater(): void {
+    clearTimeout(timer);
+    const seconds = Math.min(lookSeconds, Math.max(1, changesAt - now()));
+    if (!isStopped) timer = setTimeout(lookAgain, seconds * 1000).unref();
+  }
+  function lookAgain(): void {
+    look().then(
+      () => {
+        lastFailure = '';
+      },
+      (err: Error) => {
+        // Once an outage.
+        if (err.message !== lastFailure)
+          log.error({ err }, 'managed keys cannot be read; those in force stay');
+        lastFailure = err.message;
+      },
+    );
+  }
 
   async function lookOnce(): Promise<void> {
     let stored = await store.list();
@@ -201,35 +224,15 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     };
   }
 
-  let lastFailure = '';
-  let timer: NodeJS.Timeout | undefined;
-  async function lookAgain(): Promise<void> {
-    try {
-      await look();
-      lastFailure = '';
-    } catch (err) {
-      // Once an outage.
-      const { message } = err as Error;
-      if (message !== lastFailure) log.error({ err }, 'managed keys cannot be read; those in force stay');
-      lastFailure = message;
-    }
-    if (timer !== undefined) lookLater();
-  }
-  function lookLater(): void {
-    const seconds = Math.min(lookSeconds, Math.max(1, changesAt - now()));
-    timer = setTimeout(() => void lookAgain(), seconds * 1000).unref();
-  }
-
   await look();
-  lookLater();
   return {
     get keys() {
       return current as SigningKeys;
     },
     look,
     async [Symbol.asyncDispose]() {
+      isStopped = true;
       clearTimeout(timer);
-      timer = undefined;
       await looking?.catch(() => undefined);
     },
   };
