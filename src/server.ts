@@ -40,9 +40,11 @@ import {
   allowMethods,
   answerErrors,
   findClientAddress,
+  isCutOff,
   logRequests,
   mountAt,
   type RequestState,
+  requirePath,
   securityHeaders,
   servePublicOrigin,
   traceRequests,
@@ -571,7 +573,10 @@ function createApp(
   app.proxy = true;
   // The engine reads with its own context the cookies that are written with ours.
   app.keys = engine.keys as string[];
-  app.on('error', (err) => log.error({ err }, 'request failed'));
+  app.on('error', (err, ctx: Context) => {
+    if (isCutOff(ctx, err)) log.debug({ err }, 'connection failed');
+    else log.error({ err }, 'request failed');
+  });
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
   const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
@@ -648,6 +653,7 @@ function createApp(
   app.use(
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
+  app.use(requirePath);
   app.use(findClientAddress(trustedProxies));
   app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
   if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));

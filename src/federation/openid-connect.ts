@@ -11,7 +11,7 @@
  * @see OpenID Connect Core 1.0 sections 3.1.3.7, 3.2.2.11, 3.3.2.12 and 3.3.3.7, RFC 9700
  */
 import { createHash } from 'node:crypto';
-import type { JWTPayload, JWTVerifyResult } from 'jose';
+import { decodeJwt, decodeProtectedHeader, type JWTPayload, type JWTVerifyResult } from 'jose';
 import * as openid from 'openid-client';
 import type { Logger } from '../log.ts';
 import { createDocumentCache } from './document-cache.ts';
@@ -303,9 +303,11 @@ export function createOpenIdConnect({
       }),
 
     verifyLogoutToken: (provider, logoutToken) =>
-      attempt(provider, async () =>
-        readLogoutToken(provider, await find(provider), { logoutToken, now: now() }),
-      ),
+      attempt(provider, async () => {
+        // Anybody may send one: what is none costs no call.
+        if (!isJwt(logoutToken)) throw invalidAnswer(provider, 'the logout token is no JWT');
+        return readLogoutToken(provider, await find(provider), { logoutToken, now: now() });
+      }),
 
     inspect: (provider) =>
       attempt(provider, async () => {
@@ -314,6 +316,16 @@ export function createOpenIdConnect({
         return { issuer: known.metadata.issuer, warnings: findMisfits(provider, known) };
       }),
   };
+}
+
+function isJwt(text: string): boolean {
+  try {
+    decodeProtectedHeader(text);
+    decodeJwt(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Gives openid-client the keys that we have, so that it fetches none by itself. */

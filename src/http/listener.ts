@@ -81,7 +81,11 @@ export async function openListener(
   }: ListenerOptions = {},
 ): Promise<Listener> {
   const options = { maxHeaderSize: maxHeaderBytes, keepAliveTimeout: keepAliveMs };
-  const server = Tls === undefined ? createServer(options, serve) : createTls(Tls, options, serve);
+  const serveIt: RequestListener = (request, response) => {
+    request.url = withoutOrigin(request.url ?? '');
+    return serve(request, response);
+  };
+  const server = Tls === undefined ? createServer(options, serveIt) : createTls(Tls, options, serveIt);
   const connections = new Set<Socket>();
   /** Without a request yet. */
   const fresh = new Set<Socket>();
@@ -166,6 +170,14 @@ export async function openListener(
       server.close();
     },
   };
+}
+
+/** The path and query of a request line that holds a whole address, as to a proxy (RFC 9112 section 3.2.2). */
+function withoutOrigin(target: string): string {
+  const origin = /^https?:\/\/[^/?#]+/i.exec(target)?.[0];
+  if (origin === undefined || !URL.canParse(origin)) return target;
+  const rest = target.slice(origin.length);
+  return rest.startsWith('/') ? rest : `/${rest}`;
 }
 
 /**

@@ -117,12 +117,25 @@ export function traceRequests(
 
 /** The path, also of a request line that holds none. */
 function safePath(ctx: Context): string {
-  try {
-    return ctx.path;
-  } catch {
-    return '';
-  }
+  return hasPath(ctx) ? ctx.path : '';
 }
+
+function hasPath({ req: { url = '' } }: Context): boolean {
+  return url.startsWith('/');
+}
+
+/**
+ * Refuses a request line that holds neither a path nor a whole address, of which the listener has left the path: no
+ * parser of addresses behind this sees what it does not know.
+ *
+ * @throws {ServerError} ERR_REQUEST_INVALID, status 400
+ */
+export const requirePath: Middleware = async (ctx, next) => {
+  if (!hasPath(ctx)) {
+    throw new ServerError('ERR_REQUEST_INVALID', 'the request line holds no address', { status: 400 });
+  }
+  await next();
+};
 
 /** An interaction is named in its path; the log does not need to know which. */
 function maskPath(path: string): string {
@@ -193,8 +206,11 @@ export function answerErrors(
       }
     } catch (err) {
       const { requestId } = ctx.state as RequestState;
-      const answer = toAnswer(err);
-      if (answer.status >= 500) log.error({ requestId, err }, 'request failed');
+      const answer = isCutOff(ctx, err) ? { ...malformed, status: 400, hint: cutOff } : toAnswer(err);
+      if (answer.code === 'ERR_IDENTITY_PROVIDER_UNAVAILABLE') {
+        const { hint } = err as ServerError;
+        log.warn({ requestId, errorCode: answer.code, hint }, 'request failed');
+      } else if (answer.status >= 500) log.error({ requestId, err }, 'request failed');
       else
         log.info(
           { requestId, status: answer.status, errorCode: answer.code, hint: answer.hint },
@@ -213,6 +229,13 @@ export function answerErrors(
       }
     }
   };
+}
+
+const cutOff = 'the connection ended in the middle of the request';
+
+/** Whether what was thrown is the end of the caller's own connection. */
+export function isCutOff({ req }: Context, err: unknown): boolean {
+  return err !== null && err !== undefined && (err === req.errored || err === req.socket.errored);
 }
 
 interface Answer {
@@ -244,12 +267,15 @@ function toAnswer(err: unknown): Answer {
       hint: undefined,
     };
   }
+  if (err instanceof ServerError && err.code === 'ERR_IDENTITY_PROVIDER_UNAVAILABLE') {
+    const { code, message } = err;
+    return { status: 503, error: 'temporarily_unavailable', code, message, hint: undefined };
+  }
   const { error, error_description: description, statusCode, expose } = err as Partial<OAuthError>;
   if (error !== undefined && statusCode !== undefined && expose === true) {
     return { status: statusCode, error, code: error, message: description ?? error, hint: undefined };
   }
-  const { status, expose: isHttpError, code } = err as { status?: number; expose?: boolean; code?: string };
-  if (code === 'ERR_INVALID_URL') return { ...malformed, status: 400 };
+  const { status, expose: isHttpError } = err as { status?: number; expose?: boolean };
   if (isHttpError === true && status !== undefined && status < 500) {
     // Koa's own, such as a path that cannot be decoded.
     return { ...malformed, status };
@@ -334,14 +360,20 @@ export function mountAt(
       return;
     }
     (ctx as Context & { mountPath?: string }).mountPath = prefix;
-    // A slash at the end means nothing, as IIS had it.
-    ctx.path = rest.replace(/(?<=.)\/+$/, '') || '/';
+    ctx.path = withoutEndingSlashes(rest);
     try {
       await serve(ctx, next);
     } finally {
       ctx.path = path;
     }
   };
+}
+
+/** Slashes at the end mean nothing, as IIS had it. Counted from there: a regular expression tries each anew. */
+function withoutEndingSlashes(path: string): string {
+  let end = path.length;
+  while (end > 1 && path[end - 1] === '/') end -= 1;
+  return path.slice(0, end) || '/';
 }
 
 /** Ends a request of any other method with 405 and what is allowed. */

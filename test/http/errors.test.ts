@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { request as httpRequest } from 'node:http';
+import { connect } from 'node:net';
 import { test } from 'node:test';
 import { createBrowser } from '../support/browser.ts';
 import { basic, mvc, post, signInAndRedeem } from '../support/sign-in.ts';
@@ -430,3 +431,76 @@ async function rawGet(base: string, path: string): Promise<number> {
       .end();
   });
 }
+
+/** Sends bytes as they are, and returns what came until the connection ended. */
+function sendBytes(server: TestServer, bytes: string): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect({ port: Number(new URL(server.url).port), allowHalfOpen: true }, () =>
+      socket.end(bytes),
+    );
+    let text = '';
+    socket.on('data', (chunk) => {
+      text += chunk;
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(text));
+  });
+}
+
+const isError = ({ level }: Record<string, unknown>) => level === 'error';
+
+test('a caller who goes away, or goes on after the end of his request, is no error of the server', async (t) => {
+  const server = await startTestServer(t);
+  const post = (path: string, length: number, rest: string) =>
+    `POST /SPSSMR/Oidc${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n` +
+    `content-type: application/x-www-form-urlencoded\r\ncontent-length: ${length}\r\n\r\n${rest}`;
+  for (const path of ['/connect/introspect', '/connect/token', '/connect/userinfo', '/login/x', '/']) {
+    await sendBytes(server, post(path, 100, 'a=1'));
+    await sendBytes(server, post(path, 3, 'a=1&b=2'));
+  }
+  await server.stop();
+  assert.deepEqual(server.logged.filter(isError), []);
+});
+
+test('a path of slashes costs no more than any other of its length', async (t) => {
+  const server = await startTestServer(t, {
+    // With it a request line may have 128 kB.
+    server: {
+      EnableWindowsLogin: true,
+      WindowsLogin: { Ticket: { HandlerUrl: 'http://localhost:1/', Secrets: [{ plain: 'x'.repeat(32) }] } },
+    },
+  });
+  const answer = sendBytes(
+    server,
+    `GET /SPSSMR/Oidc/${'/'.repeat(120_000)}x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`,
+  );
+  const tooLong = new Promise((resolve) => setTimeout(resolve, 2000, 'others waited').unref());
+  const others = fetch(`${server.issuer}/.well-known/jwks`).then(({ status }) => status);
+  assert.equal(await Promise.race([others, tooLong]), 200);
+  assert.match(await answer, /^HTTP\/1.1 404/);
+});
+
+test('a logout token that is none is refused without asking the identity provider, one that may be one is not', async (t) => {
+  const server = await startTestServer(t, {
+    providers: {
+      Corporate: {
+        Type: 'Oidc',
+        Caption: 'Corporate',
+        // Nothing listens there.
+        Authority: 'http://localhost:1',
+        ClientId: 'postern',
+        UserNameClaims: ['preferred_username'],
+        CallbackPath: '/callback/oidc/Corporate',
+      },
+    },
+  });
+  const send = (token: Record<string, string>) =>
+    post(`${server.issuer}/callback/oidc/Corporate/logout`, token);
+  for (const token of ['', 'x', 'a.b.c', 'e30.e30', 'e30..', 'e30.bnVsbA.']) {
+    assert.equal((await send({ logout_token: token })).status, 400, token);
+  }
+  assert.equal((await send({})).status, 400);
+  const { body, status } = await send({ logout_token: 'eyJhbGciOiJSUzI1NiJ9.e30.AAAA' });
+  assert.deepEqual([status, body.error], [503, 'temporarily_unavailable']);
+  assert.deepEqual(server.logged.filter(isError), []);
+});

@@ -33,6 +33,8 @@ export interface TestServer extends RunningServer {
   readonly configDirectory: string;
   /** Every line that the server logged, parsed. */
   readonly logged: readonly Record<string, unknown>[];
+  /** The same, each as it was written. */
+  readonly lines: readonly string[];
   /** Everything that the server logged, as it was written. */
   logText(): string;
   /** Adds or changes a config file and leaves the noticing to the server. */
@@ -153,6 +155,7 @@ export async function startTestServer(t: TestContext, options: TestServerOptions
     get logged() {
       return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
     },
+    lines,
     logText: () => lines.join(''),
     write(path, content) {
       if (typeof content === 'string') writeFileSync(join(configDirectory, path), content);
