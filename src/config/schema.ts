@@ -222,6 +222,17 @@ export const ServerSettings = z.strictObject({
         description:
           'Addresses and networks of the proxies in front, whose header X-Forwarded-For says where a request came from.',
       }),
+      HeadersTimeoutSeconds: seconds(1, 3600).default(20).meta({
+        description:
+          'How long a connection may take to send the headers of a request, and to begin with the first one.',
+      }),
+      RequestTimeoutSeconds: seconds(1, 3600)
+        .default(60)
+        .meta({ description: 'How long a whole request may take to come, with its body.' }),
+      MaxConnections: integer(1, 1_000_000).default(10_000).meta({
+        description:
+          'Connections that each process has at once; further ones are closed as they come. Each needs a file descriptor.',
+      }),
       Tls: z
         .strictObject({
           CertificateFile: text().meta({
@@ -238,6 +249,10 @@ export const ServerSettings = z.strictObject({
             'TLS without a proxy. A certificate that is renewed in its files is taken up within seconds. Files are relative to the folder that contains config/.',
         }),
     })
+    .refine(
+      ({ HeadersTimeoutSeconds, RequestTimeoutSeconds }) => HeadersTimeoutSeconds <= RequestTimeoutSeconds,
+      { message: 'must not be less than HeadersTimeoutSeconds', path: ['RequestTimeoutSeconds'] },
+    )
     .prefault({})
     .meta({ description: 'Where the server listens.' }),
   Management: z

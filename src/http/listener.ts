@@ -1,7 +1,7 @@
 /** Listeners: opened on a configured address, with TLS or without, and closed without cutting anybody off. */
 import { readFileSync, statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type ServerOptions } from 'node:http';
-import { createServer as createTlsServer } from 'node:https';
+import { createServer as createTlsServer, type ServerOptions as TlsServerOptions } from 'node:https';
 import { type AddressInfo, Server, type Socket } from 'node:net';
 import { setImmediate as letOthersRun, setTimeout as sleep } from 'node:timers/promises';
 import type { SecureContextOptions } from 'node:tls';
@@ -27,11 +27,30 @@ const keepAliveMs = 75_000;
 const certificatePollMs = 2_000;
 /** Node's own limit, of all headers together, in bytes. */
 const usualHeaderBytes = 16_384;
+/**
+ * Most headers of a request; browsers and proxies send thirty. Node would leave those above its own limit out without a
+ * word, and what a proxy has added at the end is what it vouches for.
+ */
+const maxHeaders = 200;
+/** Most requests of one connection that have no answer yet: nobody sends so many ahead but to have them served at once. */
+const maxPipelined = 20;
+/** A connection that is neither read from nor written to for so long is ended, whoever waits for whom. */
+const silenceMs = 300_000;
+/** How often the limits of time are looked at, at the most and at the least. */
+const checkMs = { most: 5_000, least: 250 };
+/** How long the log is silent about connections that are refused. */
+const dropNoticeMs = 60_000;
 
 export interface ListenerSettings {
   readonly Host: string;
   readonly Port: number;
   readonly Tls?: TlsFiles | undefined;
+  /** Default 20. */
+  readonly HeadersTimeoutSeconds?: number;
+  /** Default 60. */
+  readonly RequestTimeoutSeconds?: number;
+  /** Default 10 000. */
+  readonly MaxConnections?: number;
 }
 
 /** Absolute paths of PEM files. */
@@ -71,7 +90,14 @@ export interface Listener extends AsyncDisposable {
  */
 export async function openListener(
   serve: RequestListener,
-  { Host, Port, Tls }: ListenerSettings,
+  {
+    Host,
+    Port,
+    Tls,
+    HeadersTimeoutSeconds = 20,
+    RequestTimeoutSeconds = 60,
+    MaxConnections = 10_000,
+  }: ListenerSettings,
   { log }: { log: Logger },
   {
     delayMs = 0,
@@ -80,12 +106,44 @@ export async function openListener(
     timeoutMs = 25_000,
   }: ListenerOptions = {},
 ): Promise<Listener> {
-  const options = { maxHeaderSize: maxHeaderBytes, keepAliveTimeout: keepAliveMs };
-  const serveIt: RequestListener = (request, response) => {
+  const headersTimeout = HeadersTimeoutSeconds * 1000;
+  const options: ServerOptions = {
+    maxHeaderSize: maxHeaderBytes,
+    keepAliveTimeout: keepAliveMs,
+    headersTimeout,
+    requestTimeout: RequestTimeoutSeconds * 1000,
+    connectionsCheckingInterval: Math.max(checkMs.least, Math.min(headersTimeout / 4, checkMs.most)),
+  };
+  /** Requests without an answer. */
+  const pending = new WeakMap<Socket, number>();
+  const serveBounded: RequestListener = (request, response) => {
+    const { socket } = request;
+    const count = (pending.get(socket) ?? 0) + 1;
+    pending.set(socket, count);
+    response.once('close', () => pending.set(socket, (pending.get(socket) ?? 1) - 1));
+    if (count > maxPipelined) socket.destroy();
+    // What is left of a chunk of them is still read.
+    if (socket.destroyed) return;
+    if (request.rawHeaders.length > 2 * maxHeaders) {
+      response.writeHead(431, { connection: 'close' }).end();
+      return;
+    }
     request.url = withoutOrigin(request.url ?? '');
     return serve(request, response);
   };
-  const server = Tls === undefined ? createServer(options, serveIt) : createTls(Tls, options, serveIt);
+  const server =
+    Tls === undefined
+      ? createServer(options, serveBounded)
+      : createTls(Tls, { ...options, handshakeTimeout: headersTimeout }, serveBounded);
+  server.maxHeadersCount = 0;
+  server.timeout = silenceMs;
+  server.maxConnections = MaxConnections;
+  let saidAt = Number.NEGATIVE_INFINITY;
+  server.on('drop', () => {
+    if (performance.now() - saidAt < dropNoticeMs) return;
+    saidAt = performance.now();
+    log.warn({ maxConnections: MaxConnections }, 'connections refused: there are as many as there may be');
+  });
   const connections = new Set<Socket>();
   /** Without a request yet. */
   const fresh = new Set<Socket>();
@@ -196,7 +254,7 @@ async function takeInWaiting(countArrivals: () => number): Promise<void> {
   }
 }
 
-function createTls(files: TlsFiles, options: ServerOptions, serve: RequestListener) {
+function createTls(files: TlsFiles, options: TlsServerOptions, serve: RequestListener) {
   try {
     return createTlsServer({ ...options, minVersion: 'TLSv1.2', ...readTlsFiles(files) }, serve);
   } catch (cause) {

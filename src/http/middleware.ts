@@ -218,8 +218,6 @@ export function answerErrors(
         );
       ctx.status = answer.status;
       if (isDatabaseUnavailable(err)) ctx.set('Retry-After', String(retryAfterSeconds));
-      // What is left of the body is not read; the connection ends with the answer.
-      if (!ctx.req.complete) ctx.set('Connection', 'close');
       const isForProgram = programPaths.has(safePath(ctx).toLowerCase());
       if (!isForProgram && ctx.accepts('json', 'html') === 'html') {
         ctx.type = 'html';
@@ -227,6 +225,9 @@ export function answerErrors(
       } else {
         ctx.body = { error: answer.error, error_description: answer.message };
       }
+    } finally {
+      // What is left of the body is not read; the connection ends with the answer.
+      if (!ctx.req.complete) ctx.set('Connection', 'close');
     }
   };
 }
