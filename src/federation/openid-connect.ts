@@ -305,7 +305,7 @@ export function createOpenIdConnect({
     verifyLogoutToken: (provider, logoutToken) =>
       attempt(provider, async () => {
         // Anybody may send one: what is none costs no call.
-        if (!isJwt(logoutToken)) throw invalidAnswer(provider, 'the logout token is no JWT');
+        if (!isJwt(logoutToken)) throw invalidAnswer(provider, 'the logout token is no JWS with claims');
         return readLogoutToken(provider, await find(provider), { logoutToken, now: now() });
       }),
 

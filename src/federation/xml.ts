@@ -135,6 +135,10 @@ function findTagEnd(text: string, start: number): { end: number; quotedCount: nu
     const character = text[end];
     if (character === '>') return { end, quotedCount };
     if (character === '<') break;
+    // In a name. Parsers differ in which of them they take there.
+    if (character !== undefined && character > '\u007f') {
+      throw new Refusal('an element or attribute of the XML has a name beyond ASCII');
+    }
     if (character === '"' || character === "'") {
       quotedCount += 1;
       end = text.indexOf(character, end + 1);

@@ -57,3 +57,77 @@ export const hostileText = fc.oneof(
     ),
   },
 );
+
+/** One change of a text: of a bit, by leaving out, by putting in, by copying a part of it elsewhere. */
+export interface Mutation {
+  readonly kind: 'copy' | 'cut' | 'flip' | 'insert';
+  /** Shares of the length, in millionths. */
+  readonly at: number;
+  readonly from: number;
+  readonly length: number;
+  readonly piece: string;
+}
+
+export const mutation: fc.Arbitrary<Mutation> = fc.record({
+  kind: fc.constantFrom('flip', 'cut', 'insert', 'copy'),
+  at: fc.nat(999_999),
+  from: fc.nat(999_999),
+  length: fc.nat(400),
+  piece: fc.oneof(
+    hostileText,
+    fc.constantFrom(
+      ...[
+        '<',
+        '>',
+        '"',
+        "'",
+        '&',
+        ';',
+        '/',
+        ' ',
+        '\n',
+        '=',
+        ':',
+        '#',
+        '<!--',
+        '-->',
+        '<![CDATA[',
+        ']]>',
+        '<?',
+        '?>',
+      ],
+      ...[
+        '&#65;',
+        '&amp;',
+        '<x/>',
+        ' Id="_evil"',
+        ' xmlns="urn:x"',
+        ' xmlns:saml="urn:x"',
+        'saml:',
+        'ds:',
+        'mallory',
+      ],
+      ...['\u2028', '\ud800', '{', '}', '[', ']', ',', '//', '/*', '*/', '\\', '.', '-', '_', '=='],
+    ),
+  ),
+});
+
+export function mutate(text: string, mutations: readonly Mutation[]): string {
+  const bytes = mutations.reduce((before, { at, from, kind, length, piece }) => {
+    const index = Math.floor((at / 1_000_000) * before.length);
+    if (kind === 'flip') {
+      const after = Buffer.from(before);
+      if (after.length > 0) after[index] = (after[index] ?? 0) ^ (1 << (length % 8));
+      return after;
+    }
+    const start = Math.floor((from / 1_000_000) * before.length);
+    const put = {
+      cut: Buffer.alloc(0),
+      insert: Buffer.from(piece),
+      copy: before.subarray(start, start + length),
+    }[kind];
+    const end = kind === 'cut' ? index + 1 + (length % 40) : index;
+    return Buffer.concat([before.subarray(0, index), put, before.subarray(end)]);
+  }, Buffer.from(text));
+  return bytes.toString('utf8');
+}
