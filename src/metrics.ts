@@ -14,11 +14,13 @@ export type ExternalOutcome =
   | 'signed-in'
   | 'unavailable';
 
+const passwordOutcomes = ['accepted', 'must-change', 'refused', 'unavailable'] as const;
 /** What became of a password, whoever asked and whoever has it. */
-export type PasswordOutcome = 'accepted' | 'must-change' | 'refused' | 'unavailable';
+export type PasswordOutcome = (typeof passwordOutcomes)[number];
 
+const windowsOutcomes = ['no-account', 'not-checked', 'refused', 'signed-in'] as const;
 /** How a sign-in by Windows ended. */
-export type WindowsOutcome = 'no-account' | 'not-checked' | 'refused' | 'signed-in';
+export type WindowsOutcome = (typeof windowsOutcomes)[number];
 
 /** The connections of the database, as far as it has several. */
 export interface PoolState {
@@ -133,6 +135,10 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
     aggregator: 'max',
     registers,
   });
+
+  // From the first reading on: Prometheus sees no rise in what is not there before it has risen.
+  for (const outcome of passwordOutcomes) passwords.inc({ outcome }, 0);
+  for (const outcome of windowsOutcomes) windowsSignIns.inc({ outcome }, 0);
 
   // The library answers the question of a supervisor to its workers by itself.
   if (cluster.worker !== undefined) {
