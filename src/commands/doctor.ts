@@ -231,11 +231,13 @@ async function examineServer({ server }: Configuration, io: CommandIo): Promise<
     }
     return findings;
   } catch (err) {
+    // The message is for a browser; what happened is in the hint.
+    const { hint, message } = err as Partial<ServerError>;
     return [
       {
         weight: 'broken',
         what: `${server.PublicUrl} does not answer from here`,
-        remedy: `is the server running, and its proxy? ${(err as Error).message}`,
+        remedy: `is the server running, and its proxy? ${hint ?? message}`,
       },
     ];
   }

@@ -1,5 +1,5 @@
 /** `postern report access`: which clients and accounts there are, for whoever reviews them. */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Account } from '../accounts/accounts.ts';
 import type { Client, Configuration } from '../config/load.ts';
@@ -58,11 +58,12 @@ export async function reportAccess(
   ];
   for (const { columns, name, rows } of tables) {
     const label = join(output, name);
+    const file = resolve(io.workingDirectory, label);
     try {
       await mkdir(resolve(io.workingDirectory, output), { recursive: true, mode: 0o700 });
-      await writeFile(resolve(io.workingDirectory, label), byteOrderMark + toCsv(columns, rows), {
-        mode: 0o600,
-      });
+      // A file that is there keeps its rights, whatever is asked for.
+      await rm(file, { force: true });
+      await writeFile(file, byteOrderMark + toCsv(columns, rows), { flag: 'wx', mode: 0o600 });
     } catch (cause) {
       const { message } = cause as Error;
       throw new CommandError(exitCodes.cannotCreate, `${label} cannot be written: ${message}`, { cause });

@@ -54,7 +54,7 @@ test('what is broken comes first, then what will be soon, and each with its reme
   );
   assert.match(
     stdout,
-    /broken {2}http:\/\/localhost:\d+\/SPSSMR\/Oidc does not answer from here\n {8}is the server running/,
+    /broken {2}http:\/\/localhost:\d+\/SPSSMR\/Oidc does not answer from here\n {8}is the server running, and its proxy\? .*it refuses the connection/,
   );
   assert.match(stdout, /broken {2}identity provider Elsewhere: /);
   assert.match(stdout, /broken {2}the secret of the client mvc has ended\n {8}add the next secret/);

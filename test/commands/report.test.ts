@@ -1,6 +1,6 @@
 /** `postern report access` beside a server that was used. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { startOpenIdProvider } from '../support/identity-providers.ts';
@@ -162,6 +162,8 @@ test('a cell that a spreadsheet would run is text, and every other one is what i
   });
   await run(['migrate']);
   await run(['account', 'add', 'xena', '--display-name', '\t=1+1', '--no-password']);
+  mkdirSync(join(folder, 'review'));
+  writeFileSync(join(folder, 'review/accounts.csv'), 'of last year', { mode: 0o644 });
   const { code, stderr, stdout } = await run(['report', 'access', '--output', 'review']);
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^wrote review.clients\.csv: \d+ rows\nwrote review.accounts\.csv: 3 rows\n$/);
