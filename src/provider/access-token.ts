@@ -3,7 +3,7 @@
  * grant so that it can be revoked, and how one is verified again.
  */
 import { randomBytes } from 'node:crypto';
-import { type JWTPayload, errors as joseErrors } from 'jose';
+import { decodeProtectedHeader, type JWTPayload, errors as joseErrors } from 'jose';
 import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { usualAlgorithm } from '../config/schema.ts';
@@ -93,11 +93,30 @@ export function createIdTokenVerifier(
         requiredClaims: ['exp', 'sub'],
         ...(mayHaveExpired ? { clockTolerance: Number.MAX_SAFE_INTEGER } : undefined),
       });
-      return handleParameter in protectedHeader ? undefined : payload;
+      return isIdToken(protectedHeader) ? payload : undefined;
     } catch (err) {
       if (err instanceof joseErrors.JOSEError) return undefined;
       throw err;
     }
+  };
+}
+
+/**
+ * Whether a JWT of ours is an ID token by its header: access tokens and logout tokens are signed by the same key, and
+ * may be for the same audience and about the same user.
+ */
+function isIdToken(header: { readonly typ?: unknown }): boolean {
+  return !(handleParameter in header) && /^(jwt)?$/i.test(String(header.typ ?? ''));
+}
+
+/** Has the engine take nothing but ID tokens for hints: it looks at signature, issuer and audience alone. */
+export function refuseOtherHints(engine: Provider): void {
+  const IdToken = engine.IdToken as unknown as { validate(jwt: string, client: object): Promise<unknown> };
+  const validate = IdToken.validate.bind(IdToken);
+  IdToken.validate = async (jwt, client) => {
+    const validated = await validate(jwt, client);
+    if (!isIdToken(decodeProtectedHeader(jwt))) throw new Error('not an ID token');
+    return validated;
   };
 }
 

@@ -32,6 +32,7 @@ import {
   acceptTokensAtUserinfo,
   extraTokenClaims,
   layOutToken,
+  refuseOtherHints,
 } from './access-token.ts';
 import { reportEvents } from './audit.ts';
 import { type CallerState, verifySecret } from './client-authentication.ts';
@@ -120,6 +121,7 @@ export function createProvider(
   tellSessions(engine, registry);
   admitOldRedirects(engine);
   keepTokenClaims(engine);
+  refuseOtherHints(engine);
   keepUpstreamSessions(engine);
 
   // Secrets are hashes, several at once; the engine would compare one in clear.
