@@ -27,7 +27,7 @@ export function createBrowser({ origins = {} }: { origins?: Readonly<Record<stri
   async function request(url: URL | string, init: RequestInit = {}): Promise<Page> {
     const target = new URL(url);
     const cookies = [...jar.values()].filter(({ path }) => target.pathname.startsWith(path));
-    const served = new URL(target.pathname + target.search, origins[target.origin] ?? target.origin);
+    const served = new URL(target.href.replace(target.origin, origins[target.origin] ?? target.origin));
     const response = await fetch(served, {
       ...init,
       redirect: 'manual',
