@@ -34,6 +34,7 @@ import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
 import { keepInteractionCookies } from './http/interaction-cookies.ts';
+import { textsFor } from './http/language.ts';
 import { openListener } from './http/listener.ts';
 import { serveManagement } from './http/management.ts';
 import {
@@ -618,6 +619,7 @@ function createApp(
     ctx.type = 'html';
     ctx.body = homePage({
       brand,
+      texts: textsFor(ctx, context),
       issuer: server.PublicUrl,
       discoveryUrl: `${server.PublicUrl}/.well-known/openid-configuration`,
       development: server.Environment === 'Development',

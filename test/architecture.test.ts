@@ -25,7 +25,7 @@ const layers: readonly (readonly string[])[] = [
   ['src/store'],
   ['migrations'],
   ['src/config'],
-  ['src/audit'],
+  ['src/audit', 'src/languages'],
   ['src/syslog'],
   ['src/tracing'],
   ['src/log', 'src/metrics'],

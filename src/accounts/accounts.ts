@@ -14,7 +14,7 @@ import { ServerError } from '../errors.ts';
 import { type Row, toNumber } from '../store/database.ts';
 import { isUniqueViolation } from '../store/failures.ts';
 import type { Tracing } from '../tracing.ts';
-import { hashPassword, verifyPassword } from './passwords.ts';
+import { findPasswordProblem, hashPassword, type PasswordProblem, verifyPassword } from './passwords.ts';
 
 export type Claims = Readonly<Record<string, string | readonly string[]>>;
 
@@ -394,30 +394,21 @@ export function createAccounts({
 /**
  * Sets the password that somebody chose who had to; `proof` is that of the `must-change` result.
  *
- * `problem` is a sentence for the page.
- *
  * @throws {ServerError} as {@link Accounts.setPassword}, but for an unacceptable password
  */
 export async function changePassword(
   accounts: Pick<Accounts, 'setPassword' | 'verifyCredentials'>,
   { accountId, proof }: { readonly accountId: string; readonly proof: string },
   { newPassword = '', repeatPassword = '' }: Readonly<Record<string, string>>,
-): Promise<{ kind: 'changed'; account: Account } | { kind: 'refused'; problem: string }> {
-  if (newPassword !== repeatPassword) {
-    return { kind: 'refused', problem: 'The two passwords are not the same.' };
-  }
+): Promise<{ kind: 'changed'; account: Account } | { kind: 'refused'; problem: PasswordProblem }> {
+  if (newPassword !== repeatPassword) return { kind: 'refused', problem: { kind: 'different' } };
+  const problem = findPasswordProblem(newPassword);
+  if (problem !== undefined) return { kind: 'refused', problem };
   if ((await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused') {
-    return { kind: 'refused', problem: 'Choose a password that differs from the present one.' };
+    return { kind: 'refused', problem: { kind: 'same' } };
   }
-  try {
-    return {
-      kind: 'changed',
-      account: await accounts.setPassword(accountId, newPassword, { instead: proof }),
-    };
-  } catch (err) {
-    if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
-    return { kind: 'refused', problem: `${err.message.charAt(0).toUpperCase()}${err.message.slice(1)}.` };
-  }
+  const account = await accounts.setPassword(accountId, newPassword, { instead: proof });
+  return { kind: 'changed', account };
 }
 
 /**

@@ -19,6 +19,7 @@ import {
   toUsableFacts,
 } from './accounts.ts';
 import type { ExternalLogins, IdentitySource, Linkable } from './external-logins.ts';
+import type { PasswordProblem } from './passwords.ts';
 
 /** Somebody whom a source of passwords knows. */
 export interface SourceIdentity extends AccountFacts {
@@ -83,10 +84,9 @@ export function accountIdOf(result: PasswordResult): string | undefined {
   return result.kind === 'refused' ? result.accountId : result.account.accountId;
 }
 
-/** `problem` is a sentence for the page. */
 export type ChangeResult =
   | { readonly kind: 'changed'; readonly account: Account }
-  | { readonly kind: 'refused' | 'unavailable'; readonly problem: string };
+  | { readonly kind: 'refused' | 'unavailable'; readonly problem: PasswordProblem };
 
 export interface Credentials {
   /** Verifies a password; one statement where the account's own decides, and no source is asked then. */
@@ -169,12 +169,10 @@ export function createCredentials(needs: Needs): Credentials {
     const links = await externalLogins.findLinks(accountId);
     const link = links.find(({ issuer }) => issuer === source?.issuer);
     if (source?.changePassword === undefined || link === undefined) throw overtaken();
-    const refuse = (problem: string) => ({ kind: 'refused', problem }) as const;
-    if (newPassword !== repeatPassword) return refuse('The two passwords are not the same.');
-    if (currentPassword === '' || newPassword === '') return refuse('Fill in all three fields.');
-    if (newPassword === currentPassword) {
-      return refuse('Choose a password that differs from the present one.');
-    }
+    const refuse = (kind: PasswordProblem['kind']) => ({ kind: 'refused', problem: { kind } }) as const;
+    if (newPassword !== repeatPassword) return refuse('different');
+    if (currentPassword === '' || newPassword === '') return refuse('missing');
+    if (newPassword === currentPassword) return refuse('same');
     // Before anything is changed there.
     await getUsable(accountId);
     const passwords = { current: currentPassword, next: newPassword };
@@ -186,9 +184,7 @@ export function createCredentials(needs: Needs): Credentials {
         'password not changed',
         'warn',
       );
-      const problem =
-        'The directory of your organisation does not answer at the moment. Try again in a few minutes.';
-      return { kind: 'unavailable', problem };
+      return { kind: 'unavailable', problem: { kind: 'unavailable' } };
     }
     if (result.kind === 'refused') {
       audit.record(
@@ -197,7 +193,7 @@ export function createCredentials(needs: Needs): Credentials {
         'password not changed',
       );
       if (result.reason === 'ended') throw overtaken();
-      return refuse(changeProblems[result.reason]);
+      return refuse(result.reason === 'password' ? 'wrong' : 'policy');
     }
     return { kind: 'changed', account: await getUsable(accountId) };
   }
@@ -244,12 +240,6 @@ export function createCredentials(needs: Needs): Credentials {
     },
   };
 }
-
-const changeProblems = {
-  password: 'The present password is wrong.',
-  policy:
-    'The directory of your organisation does not accept the new password. It may be too short, too simple, too much like the present one, or changed too soon.',
-} as const;
 
 function toPasswordResult(result: CredentialsResult): PasswordResult {
   if (result.kind !== 'must-change') return result;

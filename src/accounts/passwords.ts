@@ -81,20 +81,43 @@ async function derive(
   return deriveBytes('argon2id', options);
 }
 
-function refuseUnacceptable(password: string): void {
-  const refuse = (message: string) => {
-    throw new ServerError('ERR_PASSWORD_UNACCEPTABLE', message, {
-      status: 400,
-      hint: `a password has ${minimumCharacters} to ${maximumCharacters} characters of any kind`,
-    });
-  };
-  if (!isWithinLimits(password)) {
-    refuse(`the password is longer than ${maximumCharacters} characters or ${maximumBytes} bytes`);
-  }
-  if (/\p{Cc}/u.test(password)) refuse('the password holds a control character');
+/** What a person is told of a new password that is not taken; `limit` is in characters. */
+export interface PasswordProblem {
+  readonly kind:
+    | 'control'
+    | 'different'
+    | 'long'
+    | 'missing'
+    | 'policy'
+    | 'same'
+    | 'short'
+    | 'unavailable'
+    | 'wrong';
+  readonly limit?: number;
+}
+
+/** What is wrong with a new password by itself. Pure. */
+export function findPasswordProblem(password: string): PasswordProblem | undefined {
+  if (!isWithinLimits(password)) return { kind: 'long', limit: maximumCharacters };
+  if (/\p{Cc}/u.test(password)) return { kind: 'control' };
   if ([...password.normalize('NFC')].length < minimumCharacters) {
-    refuse(`the password is shorter than ${minimumCharacters} characters`);
+    return { kind: 'short', limit: minimumCharacters };
   }
+  return undefined;
+}
+
+function refuseUnacceptable(password: string): void {
+  const problem = findPasswordProblem(password)?.kind;
+  if (problem === undefined) return;
+  const messages: Readonly<Record<string, string>> = {
+    long: `the password is longer than ${maximumCharacters} characters or ${maximumBytes} bytes`,
+    control: 'the password holds a control character',
+    short: `the password is shorter than ${minimumCharacters} characters`,
+  };
+  throw new ServerError('ERR_PASSWORD_UNACCEPTABLE', messages[problem] ?? problem, {
+    status: 400,
+    hint: `a password has ${minimumCharacters} to ${maximumCharacters} characters of any kind`,
+  });
 }
 
 function isWithinLimits(password: string): boolean {

@@ -30,12 +30,15 @@ export async function checkConfiguration(
 ): Promise<void> {
   const configuration = await loadConfiguration(directory, io);
   checkEngineClients(configuration);
-  const { clients, deviations, resources, server } = configuration;
+  const { clients, deviations, remarks, resources, server } = configuration;
   await toKnexConfig(toDatabaseTarget(server));
   if (deviations.length > 0) {
     io.stdout.write(
       `weaker than it should be:\n${deviations.map((issue) => `${describeIssue(issue)}\n`).join('')}`,
     );
+  }
+  if (remarks.length > 0) {
+    io.stdout.write(`worth knowing:\n${remarks.map((issue) => `${describeIssue(issue)}\n`).join('')}`);
   }
   io.stdout.write(`the configuration is in order: ${clients.size} clients, ${resources.size} resources\n`);
   if (!online) return;

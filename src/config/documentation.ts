@@ -1,5 +1,6 @@
 /** What people and editors read about the config files: both from the schemas, so that neither can be wrong. */
 import { z } from 'zod';
+import { LanguageFile } from './language-file.ts';
 import {
   ClientRegistration,
   DemoAccounts,
@@ -14,7 +15,14 @@ import {
 } from './schema.ts';
 
 /** The kinds of config files; `config/schema/<kind>.schema.json` is named after them. */
-export type ConfigKind = 'server' | 'client' | 'provider' | 'relying-party' | 'resource' | 'accounts';
+export type ConfigKind =
+  | 'server'
+  | 'client'
+  | 'provider'
+  | 'relying-party'
+  | 'resource'
+  | 'accounts'
+  | 'language';
 
 const kinds = {
   server: { schema: ServerSettings, title: 'config/server.json', about: 'The server itself.' },
@@ -46,6 +54,12 @@ const kinds = {
     title: 'config/accounts.json',
     about:
       'Demo accounts, added when the table of accounts is made. In Development only: elsewhere the file is refused, and `npx postern account` maintains the accounts.',
+  },
+  language: {
+    schema: LanguageFile,
+    title: 'config/languages/<tag>.json',
+    about:
+      'What people read on the pages, in one language. The name of the file, without `.json`, is the BCP 47 tag, such as `fr` or `pt-BR`. English (`en`) and German (`de`) are there without a file; a file of that name changes single messages of theirs. What is missing is shown in English. What stands in braces is filled in. [languages.md](languages.md) says how to add a language. The meaning is the English message.',
   },
 } as const satisfies Record<ConfigKind, { schema: z.ZodType; title: string; about: string }>;
 

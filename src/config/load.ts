@@ -10,6 +10,7 @@ import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
 import type { SyslogTarget } from '../syslog.ts';
+import { canonicalTag, completeLanguages, type Language, namedKinds } from '../languages/languages.ts';
 import { type FileState, toFileState } from './changes.ts';
 import {
   checkClient,
@@ -27,7 +28,8 @@ import {
   scopeNames,
 } from './checks.ts';
 import { digestBehind, digestOf, refusedSecrets, type SecretDigest } from './published-secrets.ts';
-import { type Checked, check, type Finding, parseJson } from './read.ts';
+import { LanguageFile } from './language-file.ts';
+import { type Checked, check, type Finding, parseJson, suggest } from './read.ts';
 import {
   ClientRegistration,
   type DemoAccount,
@@ -178,10 +180,14 @@ export interface Configuration {
   readonly providers: ReadonlyMap<string, Provider>;
   /** By realm, the disabled ones too. */
   readonly relyingParties: ReadonlyMap<string, RelyingParty>;
+  /** The languages of the pages, by BCP 47 tag, those that we ship first. */
+  readonly languages: ReadonlyMap<string, Language>;
   /** In Development only. */
   readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
   /** Where clients are allowed what RFC 9700 advises against. */
   readonly deviations: readonly Deviation[];
+  /** What is there to be known and stops nothing. */
+  readonly remarks: readonly ConfigurationIssue[];
   /** Secrets that everybody knows, and that are refused whoever has them. */
   readonly refusedSecrets: ReadonlyMap<SecretDigest, 'development' | 'manual'>;
 }
@@ -230,6 +236,7 @@ export async function loadConfiguration(
   const resourceFiles = await readFolder(reader, 'resources', ResourceRegistration);
   const providerFiles = await readFolder(reader, 'providers', ProviderRegistration);
   const partyFiles = await readFolder(reader, 'relying-parties', RelyingPartyRegistration);
+  const languageFiles = await readFolder(reader, 'languages', LanguageFile);
 
   if (serverFile === undefined) {
     issues.push({ file: `${reader.label}/server.json`, path: '', message: 'is missing' });
@@ -352,6 +359,21 @@ export async function loadConfiguration(
     if (!relyingParties.has(party.Realm)) relyingParties.set(party.Realm, party);
   }
 
+  const languages = completeLanguages(
+    new Map(languageFiles.flatMap((source) => readLanguage(source, issues))),
+  );
+  const standard = server?.Branding.Language;
+  if (serverFile !== undefined && standard !== undefined && !languages.has(standard)) {
+    reporter(
+      serverFile,
+      issues,
+    )({
+      path: 'Branding.Language',
+      message: `there is no language ${standard}`,
+      hint: suggest(standard, languages.keys()).hint ?? `there are ${[...languages.keys()].join(', ')}`,
+    });
+  }
+
   if (issues.length > 0 || server === undefined) {
     throw new ConfigurationError(issues.toSorted((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : 0)));
   }
@@ -364,10 +386,62 @@ export async function loadConfiguration(
     resources,
     providers,
     relyingParties,
+    languages,
     demoAccounts: accountsFile?.value?.Accounts ?? [],
     deviations,
     refusedSecrets: secrets.refused,
+    remarks: languageFiles.flatMap((source) =>
+      remarksOn(source, languages, {
+        clients: [...clients.keys()],
+        providers: [...providers.keys()],
+        relyingParties: [...relyingParties.values()].map(({ Name }) => Name),
+        scopes: [...resourceScopes.keys()],
+      }),
+    ),
   });
+}
+
+/** The messages of a file under its tag; nothing where its name is none. */
+function readLanguage(
+  { file, name, value }: ConfigFile<z.output<typeof LanguageFile>>,
+  issues: ConfigurationIssue[],
+): [string, z.output<typeof LanguageFile>][] {
+  const tag = canonicalTag(name);
+  if (tag !== name) {
+    const message = `the name of the file is no language tag${tag === undefined ? '' : ' as they are written'}`;
+    const hint =
+      tag === undefined ? 'such as fr.json or pt-BR.json (BCP 47)' : `rename the file to ${tag}.json`;
+    issues.push({ file, path: '', message, hint });
+    return [];
+  }
+  return value === undefined ? [] : [[name, withoutSchema(value)]];
+}
+
+/** Missing messages that are named: a file that has just been begun lacks nearly all. */
+const mostNamed = 10;
+
+/** What a language lacks, and what in it is about nobody: a registration may be removed before its names are. */
+function remarksOn(
+  { file, name, value }: ConfigFile<z.output<typeof LanguageFile>>,
+  languages: ReadonlyMap<string, Language>,
+  known: Readonly<Record<(typeof namedKinds)[number], readonly string[]>>,
+): ConfigurationIssue[] {
+  const strangers = namedKinds.flatMap((kind) =>
+    Object.keys(value?.names?.[kind] ?? {})
+      .filter((id) => !known[kind].includes(id))
+      .map((id) => ({
+        file,
+        path: `names.${kind}.${id}`,
+        message: 'names nobody',
+        ...suggest(id, known[kind]),
+      })),
+  );
+  const missing = languages.get(name)?.missing ?? [];
+  if (missing.length === 0) return strangers;
+  const named = missing.slice(0, mostNamed).join(', ');
+  const rest = missing.length > mostNamed ? `, and ${missing.length - mostNamed} more` : '';
+  const message = `${missing.length === 1 ? 'one message is' : `${missing.length} messages are`} missing and shown in English: ${named}${rest}`;
+  return [{ file, path: '', message }, ...strangers];
 }
 
 interface Reader {

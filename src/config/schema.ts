@@ -102,7 +102,7 @@ function emptyIsAbsent<Schema extends z.ZodType>(schema: Schema) {
   return z.preprocess((value) => (value === '' ? undefined : value), schema.optional());
 }
 
-const schemaReference = z
+export const schemaReference = z
   .string()
   .optional()
   .meta({ description: 'The JSON Schema of this file, for editors. Otherwise ignored.' });
@@ -641,6 +641,10 @@ export const ServerSettings = z.strictObject({
       }),
       AccentColor: color().optional().meta({ description: 'Colour of buttons and links, as #rrggbb.' }),
       AccentColorDark: color().optional().meta({ description: 'The same where the system is set to dark.' }),
+      Language: text().default('en').meta({
+        description:
+          'Language of the pages for whom neither the request (ui_locales) nor the browser asks for one that is there: en, de, or a file in config/languages/. See languages.md.',
+      }),
     })
     .prefault({})
     .meta({ description: 'How the pages look.' }),
@@ -1325,47 +1329,39 @@ export type DemoAccounts = z.output<typeof DemoAccounts>;
 export const offlineAccess = 'offline_access';
 
 /** The scopes of identity and their claims (OpenID Connect Core section 5.4), and `roles` as IdentityServer has it. */
-export const identityScopes: Readonly<
-  Record<
-    string,
-    { readonly displayName: string; readonly description: string; readonly claims: readonly string[] }
-  >
-> = Object.assign(Object.create(null), {
-  // Without a prototype: `'constructor' in identityScopes` is false.
-  openid: { displayName: 'Your user identifier', description: 'Your user name', claims: ['sub'] },
-  profile: {
-    displayName: 'User profile',
-    description: 'Your profile: name and the like',
-    claims: [
-      'name',
-      'family_name',
-      'given_name',
-      'middle_name',
-      'nickname',
-      'preferred_username',
-      'profile',
-      'picture',
-      'website',
-      'gender',
-      'birthdate',
-      'zoneinfo',
-      'locale',
-      'updated_at',
-    ],
+export const identityScopes: Readonly<Record<string, { readonly claims: readonly string[] }>> = Object.assign(
+  Object.create(null),
+  {
+    // Without a prototype: `'constructor' in identityScopes` is false.
+    openid: { claims: ['sub'] },
+    profile: {
+      claims: [
+        'name',
+        'family_name',
+        'given_name',
+        'middle_name',
+        'nickname',
+        'preferred_username',
+        'profile',
+        'picture',
+        'website',
+        'gender',
+        'birthdate',
+        'zoneinfo',
+        'locale',
+        'updated_at',
+      ],
+    },
+    email: {
+      claims: ['email', 'email_verified'],
+    },
+    phone: {
+      claims: ['phone_number', 'phone_number_verified'],
+    },
+    address: { claims: ['address'] },
+    roles: { claims: ['role'] },
   },
-  email: {
-    displayName: 'Your e-mail address',
-    description: 'Your e-mail address',
-    claims: ['email', 'email_verified'],
-  },
-  phone: {
-    displayName: 'Your phone number',
-    description: 'Your phone number',
-    claims: ['phone_number', 'phone_number_verified'],
-  },
-  address: { displayName: 'Your postal address', description: 'Your postal address', claims: ['address'] },
-  roles: { displayName: 'Your roles', description: 'The roles that you have', claims: ['role'] },
-});
+);
 
 /** What tokens say by themselves; an account that could say it could speak for the provider. */
 export const protocolClaims: ReadonlySet<string> = new Set([

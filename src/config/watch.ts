@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import type { Logger } from '../log.ts';
 import { isConfigFile } from './load.ts';
 
-const folders = ['.', 'clients', 'providers', 'relying-parties', 'resources'];
+const folders = ['.', 'clients', 'languages', 'providers', 'relying-parties', 'resources'];
 /** Editors and scripts write in several steps; this long after the last one the files are taken as complete. */
 const settleMs = 150;
 const pollMs = 700;

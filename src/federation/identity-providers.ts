@@ -39,6 +39,8 @@ export interface BeginOptions {
   readonly isFresh: boolean;
   readonly isOther: boolean;
   readonly maxAge?: number | undefined;
+  /** BCP 47 tags, separated by blanks. WS-Federation has no such thing; our own application does. */
+  readonly uiLocales?: string | undefined;
 }
 
 export interface VerifyAnswerOptions {
@@ -163,7 +165,7 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
   }
 
   return {
-    async begin(provider, { handle, loginHint, isFresh, isOther, maxAge }) {
+    async begin(provider, { handle, loginHint, isFresh, isOther, maxAge, uiLocales }) {
       if (provider.Type === 'Oidc') {
         const { url, keep } = await openIdConnect.begin(provider, {
           redirectUri: redirectUriOf(provider),
@@ -171,6 +173,7 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
           loginHint,
           prompt: isOther ? 'select_account' : isFresh ? 'login' : undefined,
           maxAge,
+          uiLocales,
         });
         return { url, keep: { ...keep } };
       }
@@ -181,6 +184,7 @@ export function createIdentityProviders(options: IdentityProvidersOptions): Iden
         wreply: provider.SendWreply ? provider.Wreply : undefined,
         wfresh: isFresh || isOther ? 0 : maxAge === undefined ? undefined : Math.floor(maxAge / 60),
         wct: now(),
+        uiLocales: provider.isOwn ? uiLocales : undefined,
       });
       return { url, keep: {} };
     },

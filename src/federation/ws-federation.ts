@@ -75,11 +75,13 @@ export interface SignInRequest {
   readonly whr?: string | undefined;
   /** URI of the authentication method to use. */
   readonly wauth?: string | undefined;
+  /** For our own application, which reads it as an authorization request's. */
+  readonly uiLocales?: string | undefined;
 }
 
 /** Where to send the browser to sign in. A query that the endpoint has already is kept. */
 export function signInUrl(endpoint: string, request: SignInRequest): string {
-  const { wtrealm, wctx, wreply, wct, wfresh, whr, wauth } = request;
+  const { wtrealm, wctx, wreply, wct, wfresh, whr, wauth, uiLocales } = request;
   return withQuery(endpoint, {
     wa: actions.signIn,
     wtrealm,
@@ -89,6 +91,7 @@ export function signInUrl(endpoint: string, request: SignInRequest): string {
     wfresh: wfresh?.toString(),
     whr,
     wauth,
+    ui_locales: uiLocales,
   });
 }
 

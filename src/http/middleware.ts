@@ -8,9 +8,10 @@ import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable, retryAfterSeconds, ServerError } from '../errors.ts';
 import { parseHostPatterns } from '../federation/destinations.ts';
+import { english } from '../languages/languages.ts';
 import { errorPage } from '../pages/notices.ts';
-import { texts } from '../pages/texts.ts';
 import type { Tracing } from '../tracing.ts';
+import { textsFor } from './language.ts';
 
 /** What the middleware leaves in `ctx.state` for those after it. */
 export interface RequestState {
@@ -195,7 +196,7 @@ interface OAuthError {
  * to everybody. Logs it once; never shows a stack.
  */
 export function answerErrors(
-  { brand, log }: Pick<ServerContext, 'brand' | 'log'>,
+  { brand, log, registry }: Pick<ServerContext, 'brand' | 'log' | 'registry'>,
   { programPaths }: { programPaths: ReadonlySet<string> },
 ): Middleware {
   return async function answerError(ctx, next) {
@@ -221,7 +222,8 @@ export function answerErrors(
       const isForProgram = programPaths.has(safePath(ctx).toLowerCase());
       if (!isForProgram && ctx.accepts('json', 'html') === 'html') {
         ctx.type = 'html';
-        ctx.body = errorPage({ brand, message: answer.message, code: answer.code, requestId });
+        const texts = textsFor(ctx, { registry });
+        ctx.body = errorPage({ brand, texts, code: answer.code, reason: answer.reason, requestId });
       } else {
         ctx.body = { error: answer.error, error_description: answer.message };
       }
@@ -243,29 +245,31 @@ interface Answer {
   status: number;
   error: string;
   code: string;
+  /** For programs, and for whoever integrates one. */
   message: string;
-  hint: string | undefined;
+  /** The message, where it says more than the sentence that people read for the code. */
+  reason?: string;
+  hint?: string | undefined;
 }
 
 const malformed = {
   error: 'invalid_request',
   code: 'ERR_REQUEST_INVALID',
   message: 'the request is malformed',
-  hint: undefined,
 };
 
 function toAnswer(err: unknown): Answer {
   if (err instanceof ServerError && err.expose) {
     const { status, code, message, hint } = err;
-    return { status, error: status === 404 ? 'not_found' : 'invalid_request', code, message, hint };
+    if (status === 404) return { status, error: 'not_found', code, message, hint };
+    return { status, error: 'invalid_request', code, message, reason: message, hint };
   }
   if (isDatabaseUnavailable(err)) {
     return {
       status: 503,
       error: 'temporarily_unavailable',
       code: 'ERR_DATABASE_UNAVAILABLE',
-      message: texts.unavailable,
-      hint: undefined,
+      message: english.error.codes.ERR_DATABASE_UNAVAILABLE,
     };
   }
   if (err instanceof ServerError && err.code === 'ERR_IDENTITY_PROVIDER_UNAVAILABLE') {
@@ -274,7 +278,8 @@ function toAnswer(err: unknown): Answer {
   }
   const { error, error_description: description, statusCode, expose } = err as Partial<OAuthError>;
   if (error !== undefined && statusCode !== undefined && expose === true) {
-    return { status: statusCode, error, code: error, message: description ?? error, hint: undefined };
+    const message = description ?? error;
+    return { status: statusCode, error, code: error, message, reason: message };
   }
   const { status, expose: isHttpError } = err as { status?: number; expose?: boolean };
   if (isHttpError === true && status !== undefined && status < 500) {
@@ -285,8 +290,7 @@ function toAnswer(err: unknown): Answer {
     status: 500,
     error: 'server_error',
     code: 'ERR_INTERNAL',
-    message: 'Something went wrong here. It has been logged.',
-    hint: undefined,
+    message: english.error.codes.ERR_INTERNAL,
   };
 }
 

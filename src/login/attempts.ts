@@ -34,6 +34,8 @@ export interface Attempt {
   readonly maxAge?: number | undefined;
   /** The user was to be asked anew. */
   readonly isFresh?: boolean | undefined;
+  /** The languages that the authorization request asks for. */
+  readonly uiLocales?: string | undefined;
   /** When it set out, in seconds since the epoch. */
   readonly startedAt: number;
   readonly answer?: Answer;

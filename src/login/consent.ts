@@ -1,8 +1,9 @@
 /** The consent page of an interaction: what the client may have of the user's, asked for by name. */
 import type { Context } from 'koa';
 import type { Client } from '../config/load.ts';
-import { identityScopes, offlineAccess } from '../config/schema.ts';
+import { offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
+import { nameOf, type Texts } from '../languages/languages.ts';
 import { type ConsentPageOptions, type ConsentScope, consentPage } from '../pages/sign-in.ts';
 
 /** What the consent steps need of an interaction. */
@@ -21,7 +22,10 @@ export type ConsentAnswer =
   | { readonly kind: 'allowed'; readonly scopes: readonly string[] };
 
 type Form = Readonly<Record<string, string>>;
-type FormOptions = Pick<ConsentPageOptions, 'action' | 'brand' | 'clientLogoUrl' | 'clientName' | 'csrf'>;
+type FormOptions = Pick<
+  ConsentPageOptions,
+  'action' | 'brand' | 'clientLogoUrl' | 'clientName' | 'csrf' | 'texts'
+>;
 
 /** Makes the two steps: showing the page, and reading its answer. */
 export function createConsentSteps({
@@ -35,7 +39,9 @@ export function createConsentSteps({
         ...form,
         clientUri: client.ClientUri,
         userName: accountId ?? '',
-        scopes: requested.filter((name) => name !== offlineAccess).map(describeScope),
+        scopes: requested
+          .filter((name) => name !== offlineAccess)
+          .map((name) => describeScope(name, form.texts)),
         offline: requested.includes(offlineAccess),
         canRemember: client.AllowRememberConsent && !requested.includes(offlineAccess),
       });
@@ -48,7 +54,7 @@ export function createConsentSteps({
         return { kind: 'denied' };
       }
       const allowed = new Set((form.scope ?? '').split(' '));
-      const scopes = requested.filter((name) => allowed.has(name) || describeScope(name).required);
+      const scopes = requested.filter((name) => allowed.has(name) || isRequired(name));
       if (form.remember !== undefined && client.AllowRememberConsent) {
         await tokens.rememberConsent(accountId, client.ClientId, scopes);
       }
@@ -57,23 +63,31 @@ export function createConsentSteps({
     },
   };
 
-  function describeScope(name: string): ConsentScope {
-    const identity = (identityScopes as Record<string, { displayName: string; description?: string }>)[name];
-    if (identity !== undefined) {
-      const { displayName, description } = identity;
-      return { name, displayName, description, emphasize: false, required: name === 'openid' };
+  function describeScope(name: string, { names, scopes }: Texts): ConsentScope {
+    if (Object.hasOwn(scopes, name)) {
+      const { name: displayName, description } = scopes[name as keyof Texts['scopes']];
+      return { name, displayName, description, emphasize: false, required: isRequired(name) };
     }
-    const resources = [...registry.configuration.resources.values()];
-    const resource = resources.find(({ Scopes }) => Scopes.some(({ Name }) => Name === name));
-    const scope = resource?.Scopes.find(({ Name }) => Name === name);
+    const { resource, scope } = findScope(name);
+    const own = nameOf(names.scopes, name);
     // A resource with one scope of its own name need not name it twice.
     const ownName = resource?.Name === name ? resource.DisplayName : undefined;
     return {
       name,
-      displayName: scope?.DisplayName ?? ownName ?? name,
-      description: scope?.Description,
+      displayName: own?.name ?? scope?.DisplayName ?? ownName ?? name,
+      description: own?.description ?? scope?.Description,
       emphasize: scope?.Emphasize ?? false,
-      required: scope?.Required ?? false,
+      required: isRequired(name),
     };
+  }
+
+  function isRequired(name: string): boolean {
+    return name === 'openid' || findScope(name).scope?.Required === true;
+  }
+
+  function findScope(name: string) {
+    const resources = [...registry.configuration.resources.values()];
+    const resource = resources.find(({ Scopes }) => Scopes.some(({ Name }) => Name === name));
+    return { resource, scope: resource?.Scopes.find(({ Name }) => Name === name) };
   }
 }

@@ -15,9 +15,10 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import type { Identity } from '../federation/identity-providers.ts';
 import { readForm } from '../http/form.ts';
+import { textsFor, uiLocalesOf, withUiLocales } from '../http/language.ts';
 import { requireMethod } from '../http/middleware.ts';
 import { interactionExpiredPage } from '../pages/notices.ts';
-import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
+import { basePathOf, describeClient } from '../registry/client-metadata.ts';
 import { type Answer, type Attempts, type StoredAttempt, toStoredIdentity } from './attempts.ts';
 
 /** Why an external sign-in ended without one; a key of the pages' texts. */
@@ -41,6 +42,8 @@ export interface OutboundRequest {
   readonly isOther?: boolean | undefined;
   /** Seconds. */
   readonly maxAge?: number | undefined;
+  /** The languages that the request asks for. */
+  readonly uiLocales: string;
 }
 
 /** The account of somebody who has signed in elsewhere, and how. */
@@ -113,7 +116,7 @@ export function createExternalSteps({
   return {
     /** The address to send the browser to; undefined where the identity provider cannot be used now, which is logged. */
     async begin(provider: Provider, request: OutboundRequest): Promise<string | undefined> {
-      const { interactionUid, interactionExpiresAt, clientId, isFresh = false, maxAge } = request;
+      const { interactionUid, interactionExpiresAt, clientId, isFresh = false, maxAge, uiLocales } = request;
       const handle = attempts.createHandle();
       try {
         const { url, keep } = await identityProviders.begin(provider, {
@@ -122,8 +125,9 @@ export function createExternalSteps({
           isFresh,
           isOther: request.isOther ?? false,
           maxAge,
+          uiLocales: uiLocales === '' ? undefined : uiLocales,
         });
-        const asked = { interactionUid, clientId, isFresh, maxAge, startedAt: now() };
+        const asked = { interactionUid, clientId, isFresh, maxAge, uiLocales, startedAt: now() };
         await attempts.save(handle, { provider: provider.Name, keep, ...asked }, interactionExpiresAt);
         return url;
       } catch (err) {
@@ -159,7 +163,8 @@ export function createExternalSteps({
       }
       const query = new URLSearchParams({ client_id: attempt.clientId, attempt: handle, ticket });
       ctx.status = 303;
-      ctx.redirect(`${base()}/login/${attempt.interactionUid}/return?${query}`);
+      const url = `${base()}/login/${attempt.interactionUid}/return?${query}`;
+      ctx.redirect(withUiLocales(url, attempt.uiLocales ?? ''));
     },
 
     /**
@@ -271,7 +276,7 @@ export function createExternalSteps({
   /** The page for an answer that nobody waits for, as after "back" in the browser. */
   function showUnknown(ctx: Context, attempt: StoredAttempt | undefined, hint: string): void {
     log.info({ errorCode: 'ERR_SIGN_IN_UNKNOWN', hint }, 'answer of an identity provider not expected');
-    showExpired(ctx, { brand, registry }, attempt?.clientId);
+    showExpired(ctx, { brand, registry }, attempt);
   }
 
   function report(identityProvider: string, clientId: string, err: ServerError): void {
@@ -289,15 +294,19 @@ export function createExternalSteps({
 export function showExpired(
   ctx: Context,
   { brand, registry }: Pick<ServerContext, 'brand' | 'registry'>,
-  clientId = '',
+  {
+    clientId = '',
+    uiLocales = uiLocalesOf(ctx),
+  }: Partial<Pick<StoredAttempt, 'clientId' | 'uiLocales'>> = {},
 ): void {
   const client = registry.findClient(clientId);
+  const texts = textsFor(ctx, { registry }, uiLocales);
   ctx.status = 400;
   ctx.type = 'html';
   ctx.body = interactionExpiredPage({
     brand,
-    clientName: client?.ClientName,
-    backUrl: client && findWayBack(client),
+    texts,
+    ...describeClient(client, texts),
   });
 }
 

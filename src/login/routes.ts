@@ -14,12 +14,15 @@ import type { Context } from 'koa';
 import { errors, type Provider } from 'oidc-provider';
 import type { Account } from '../accounts/accounts.ts';
 import type { PendingChange } from '../accounts/credentials.ts';
+import type { PasswordProblem } from '../accounts/passwords.ts';
 import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
 import { readForm } from '../http/form.ts';
+import { textsFor, toUiLocales, withUiLocales } from '../http/language.ts';
 import { allowImage, requireMethod } from '../http/middleware.ts';
+import { fill, nameOf, type Texts } from '../languages/languages.ts';
 import { noProviderPage } from '../pages/notices.ts';
 import {
   changePasswordPage,
@@ -29,8 +32,7 @@ import {
   type Problem,
   providerPage,
 } from '../pages/sign-in.ts';
-import { texts } from '../pages/texts.ts';
-import { basePathOf, findWayBack } from '../registry/client-metadata.ts';
+import { basePathOf, describeClient, findWayBack } from '../registry/client-metadata.ts';
 import { identityProvidersOf, requestedIdentityProvider } from '../registry/identity-providers.ts';
 import { chooseLogin, findByDomain, type LoginStep } from './choose-login.ts';
 import { type ConsentRequest, createConsentSteps } from './consent.ts';
@@ -218,10 +220,11 @@ export function createLoginRoutes(
     const provider = findByDomain(byDomain, userName);
     if (provider !== undefined) await leaveFor(step, provider, { loginHint: userName });
     else if (decision.kind === 'choose') {
+      const { login, providers } = textsOf(step);
       step.ctx.status = 400;
       await showLogin(step, {
         userName,
-        problem: { heading: texts.login.errorHeading, message: texts.providers.unknownDomain },
+        problem: { heading: login.errorHeading, message: providers.unknownDomain },
       });
     } else await takePassword(step, form);
   }
@@ -242,6 +245,7 @@ export function createLoginRoutes(
       isFresh: textParam(interaction, 'prompt').split(' ').includes('login'),
       isOther: isOther || textParam(interaction, 'prompt').split(' ').includes('select_account'),
       ...(maxAge === undefined ? undefined : { maxAge: Number(maxAge) }),
+      uiLocales: toUiLocales(interaction.params.ui_locales),
     });
     if (url === undefined) {
       showProblem(step, provider.Name, 'unavailable');
@@ -255,8 +259,10 @@ export function createLoginRoutes(
   function showProblem(step: Step, name: string, problem: ExternalProblem): void {
     const { ctx, client, interaction } = step;
     const provider = registry.configuration.providers.get(name);
-    const { heading, message } = texts.providers.problems[problem];
-    const shown: Problem = { heading: heading(provider === undefined ? name : captionOf(provider)), message };
+    const form = formOf(step);
+    const { heading, message } = form.texts.providers.problems[problem];
+    const caption = provider === undefined ? name : captionOf(provider, form.texts);
+    const shown: Problem = { heading: fill(heading, { provider: caption }), message };
     const decision = decide(step);
     ctx.status = {
       ...{ unavailable: 503, 'not-checked': 503, cancelled: 200 },
@@ -275,8 +281,8 @@ export function createLoginRoutes(
     ctx.type = 'html';
     allowImage(ctx, client.LogoUri);
     ctx.body = providerPage({
-      ...formOf(step),
-      providers: offered.map(toOffer),
+      ...form,
+      providers: toOffers(offered, form.texts),
       tried: name,
       problem: shown,
     });
@@ -297,18 +303,27 @@ export function createLoginRoutes(
     } catch (err) {
       if (!(err instanceof errors.SessionNotFound)) throw err;
       log.info({ reason: err.error_description }, 'interaction not found');
-      showExpired(ctx, { brand, registry }, String(ctx.query.client_id ?? ''));
+      showExpired(ctx, { brand, registry }, { clientId: String(ctx.query.client_id ?? '') });
       return undefined;
     }
   }
 
-  function formOf({ interaction, client }: Step) {
+  function textsOf({ ctx, interaction }: Step) {
+    return textsFor(ctx, { registry }, toUiLocales(interaction.params.ui_locales));
+  }
+
+  function formOf(step: Step) {
+    const { client, interaction } = step;
     const base = basePathOf(registry.configuration.server.PublicUrl);
+    const action = `${base}/login/${interaction.uid}?client_id=${encodeURIComponent(client.ClientId)}`;
+    const texts = textsOf(step);
     return {
       brand,
-      action: `${base}/login/${interaction.uid}?client_id=${encodeURIComponent(client.ClientId)}`,
+      texts,
+      // For the page that is shown when the interaction is over.
+      action: withUiLocales(action, toUiLocales(interaction.params.ui_locales)),
       csrf: csrf.token(interaction.uid),
-      clientName: client.ClientName,
+      clientName: describeClient(client, texts).clientName ?? client.ClientId,
       clientLogoUrl: client.LogoUri,
     };
   }
@@ -329,7 +344,7 @@ export function createLoginRoutes(
         allowImage(ctx, client.LogoUri);
         ctx.body = providerPage({
           ...formOf(step),
-          providers: lastUsedFirst(ctx, decision.providers).map(toOffer),
+          providers: toOffers(lastUsedFirst(ctx, decision.providers), textsOf(step)),
           asksForName: decision.byDomain.length > 0,
           userName: shown.userName.slice(0, 256),
           problem: shown.problem,
@@ -343,7 +358,7 @@ export function createLoginRoutes(
         );
         ctx.status = 403;
         ctx.type = 'html';
-        ctx.body = noProviderPage({ brand, clientName: client.ClientName, backUrl: findWayBack(client) });
+        ctx.body = noProviderPage({ ...formOf(step), backUrl: findWayBack(client) });
     }
   }
 
@@ -360,7 +375,7 @@ export function createLoginRoutes(
       userName: userName.slice(0, 256),
       error,
       problem,
-      providers: lastUsedFirst(ctx, providers).map(toOffer),
+      providers: toOffers(lastUsedFirst(ctx, providers), textsOf(step)),
       isNameEnough: byDomain.length > 0,
     });
   }
@@ -404,7 +419,11 @@ export function createLoginRoutes(
     await signIn(step, result.account);
   }
 
-  function showChangePassword(step: Step, { accountId, source }: PendingChange, error?: string): void {
+  function showChangePassword(
+    step: Step,
+    { accountId, source }: PendingChange,
+    error?: PasswordProblem,
+  ): void {
     step.ctx.type = 'html';
     step.ctx.body = changePasswordPage({
       ...formOf(step),
@@ -483,12 +502,12 @@ export function createLoginRoutes(
   }
 }
 
-function captionOf({ Caption, Name }: IdentityProvider): string {
-  return Caption === '' ? Name : Caption;
+function captionOf({ Caption, Name }: IdentityProvider, { names }: Texts): string {
+  return nameOf(names.providers, Name) ?? (Caption === '' ? Name : Caption);
 }
 
-function toOffer(provider: IdentityProvider): OfferedProvider {
-  return { name: provider.Name, caption: captionOf(provider) };
+function toOffers(providers: readonly IdentityProvider[], texts: Texts): OfferedProvider[] {
+  return providers.map((provider) => ({ name: provider.Name, caption: captionOf(provider, texts) }));
 }
 
 function mustChange({ result }: Interaction): PendingChange | undefined {

@@ -3,6 +3,8 @@
  * result of the template; so a page can only contain markup that was written in our source.
  */
 
+import { type Placeholder, splitMessage } from '../languages/languages.ts';
+
 const entities: Record<string, string> = {
   '&': '&amp;',
   '<': '&lt;',
@@ -64,6 +66,22 @@ export function safeUrl(url: string | undefined): string | undefined {
 /** As {@link safeUrl}, for `src` of an image: embedded images (`data:image/…`) pass too; they cannot run scripts. */
 export function safeImageUrl(url: string | undefined): string | undefined {
   return url !== undefined && /^data:image\/[a-z0-9.+-]+[;,]/i.test(url) ? url : safeUrl(url);
+}
+
+/**
+ * A message with names and the like filled in. Each stands by itself (`bdi`), so that one in another script does not
+ * turn the sentence around it; `className` tells the stylesheet.
+ */
+export function fillIn(
+  message: string,
+  values: Partial<Record<Placeholder, string | number>>,
+  className?: string,
+): Html {
+  const isolated = Object.entries(values).map(([name, value]) => [
+    name,
+    html`<bdi${className !== undefined && html` class="${className}"`}>${value}</bdi>`,
+  ]);
+  return html`${splitMessage<Html>(message, Object.fromEntries(isolated))}`;
 }
 
 /** A hidden field of a form. */

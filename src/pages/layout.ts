@@ -3,8 +3,8 @@
  * page uses. Pages carry no scripts and no inline styles, so that a strict Content-Security-Policy
  * (`default-src 'none'; style-src 'self'; img-src 'self' data:`) holds.
  */
-import { type Html, html, safeImageUrl, safeUrl } from './html.ts';
-import { texts } from './texts.ts';
+import { fill, type Texts } from '../languages/languages.ts';
+import { fillIn, type Html, html, safeImageUrl, safeUrl } from './html.ts';
 
 /** How the operator presents the server; from config. */
 export interface Brand {
@@ -15,29 +15,30 @@ export interface Brand {
   stylesheetUrl: string;
 }
 
-export interface PageOptions {
+/** What every page needs: whose it is, and its words. */
+export interface Look {
   brand: Brand;
+  texts: Texts;
+}
+
+export interface PageOptions extends Look {
   /** What distinguishes this page; the brand's name is added. */
   title: string;
   /** The page reports that an input was refused; the title says so first, for screen readers. */
   failed?: boolean | undefined;
   /** Where the page goes by itself after two seconds. */
   onwardUrl?: string | undefined;
-  /** BCP 47 tag; default the language of the texts. */
-  lang?: string | undefined;
 }
 
 /** A complete HTML document with `body`, which must hold exactly one `h1`, as its card. Pure. */
-export function page(
-  { brand, title, failed = false, onwardUrl, lang = texts.lang }: PageOptions,
-  body: Html,
-): string {
+export function page({ brand, texts, title, failed = false, onwardUrl }: PageOptions, body: Html): string {
   const logo = safeImageUrl(brand.logoUrl);
+  const shownTitle = failed ? fill(texts.errorTitle, { page: title }) : title;
   const document = html`<!doctype html>
-<html lang="${lang}">
+<html lang="${texts.lang}" dir="${texts.dir}">
 <head>
 <meta charset="utf-8">
-<title>${texts.titleOf(failed ? texts.errorTitle(title) : title, brand.name)}</title>
+<title>${fill(texts.titleOf, { page: shownTitle, brand: brand.name })}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="robots" content="noindex">
@@ -71,9 +72,9 @@ export function noteBox({ heading, message }: { heading: string; message: string
   return html`<div class="note"><p class="note-heading">${heading}</p><p>${message}</p></div>`;
 }
 
-/** The line that says which account this is about, after `label`; `action` stands at its end. */
-export function accountLine(label: string, userName: string, action?: Html): Html {
-  return html`<div class="account"><p>${label} <bdi class="account-name">${userName}</bdi></p>${action}</div>`;
+/** The line that says which account this is about, by a message with `{user}`; `action` stands at its end. */
+export function accountLine(message: string, user: string, action?: Html): Html {
+  return html`<div class="account"><p>${fillIn(message, { user }, 'account-name')}</p>${action}</div>`;
 }
 
 /** A link that looks like a button; nothing where the URL is missing or must not be followed. */
@@ -87,8 +88,13 @@ export function linkButton(
 }
 
 /** The way back to the client, where there is one; else nothing. */
-export function wayBack(backUrl: string | undefined, clientName: string | undefined): Html | undefined {
-  const link = linkButton(backUrl, clientName === undefined ? texts.back : texts.backTo(clientName));
+export function wayBack(
+  texts: Texts,
+  backUrl: string | undefined,
+  clientName: string | undefined,
+): Html | undefined {
+  const label = clientName === undefined ? texts.back : fill(texts.backTo, { client: clientName });
+  const link = linkButton(backUrl, label);
   return link && html`<div class="actions">${link}</div>`;
 }
 

@@ -1,71 +1,51 @@
 /** Pages that tell something and ask nothing: errors, dead ends with a way back, and the home page. */
-import { html, safeUrl } from './html.ts';
-import { type Brand, linkButton, noteBox, page, wayBack } from './layout.ts';
-import { texts } from './texts.ts';
+import { fillIn, html, safeUrl } from './html.ts';
+import { type Look, noteBox, page, wayBack } from './layout.ts';
 
-export interface ErrorPageOptions {
-  brand: Brand;
-  /** Heading and title; default a general one. */
-  title?: string | undefined;
-  /** One or two sentences that may be shown to whoever sent the request. */
-  message: string;
-  /** A stable code, ours or OAuth's. */
-  code?: string | undefined;
+export interface ErrorPageOptions extends Look {
+  /** A stable code, ours or OAuth's: the sentence for it is what people read. */
+  code: string;
+  /** More for whoever integrates the application, in English; it may be shown to whoever sent the request. */
+  reason?: string | undefined;
   /** Finds the request in the log. */
   requestId?: string | undefined;
-  backUrl?: string | undefined;
-  /** Default a general one. */
-  backLabel?: string | undefined;
 }
 
 /** Says what went wrong, and how the operator finds it in the log. Pure. */
 export function errorPage(options: ErrorPageOptions): string {
-  const {
-    brand,
-    title = texts.error.title,
-    message,
-    code,
-    requestId,
-    backUrl,
-    backLabel = texts.back,
-  } = options;
+  const { brand, texts, code, reason, requestId } = options;
   const t = texts.error;
-  const back = linkButton(backUrl, backLabel);
+  const sentences: Readonly<Record<string, string>> = t.codes;
   return page(
-    { brand, title },
-    html`<h1>${title}</h1>
-<p class="lead">${message}</p>
-${back && html`<div class="actions">${back}</div>`}
-${
-  (code ?? requestId) !== undefined &&
-  html`<section class="details" aria-labelledby="details"><h2 id="details">${t.details}</h2><dl>
-${code !== undefined && html`<div><dt>${t.code}</dt><dd><code>${code}</code></dd></div>`}
+    { brand, texts, title: t.title },
+    html`<h1>${t.title}</h1>
+<p class="lead">${Object.hasOwn(sentences, code) ? sentences[code] : t.other}</p>
+<section class="details" aria-labelledby="details"><h2 id="details">${t.details}</h2><dl>
+<div><dt>${t.code}</dt><dd><code>${code}</code></dd></div>
 ${requestId !== undefined && html`<div><dt>${t.requestId}</dt><dd><code>${requestId}</code></dd></div>`}
-</dl></section>`
-}`,
+${reason !== undefined && html`<div><dt>${t.reason}</dt><dd lang="en" dir="ltr">${reason}</dd></div>`}
+</dl></section>`,
   );
 }
 
-export interface NoProviderPageOptions {
-  brand: Brand;
+export interface NoProviderPageOptions extends Look {
   clientName: string;
   backUrl?: string | undefined;
 }
 
 /** For a client whose users sign in at an identity provider while there is none to go to. Pure. */
-export function noProviderPage({ brand, clientName, backUrl }: NoProviderPageOptions): string {
+export function noProviderPage({ brand, texts, clientName, backUrl }: NoProviderPageOptions): string {
   const t = texts.noProvider;
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
-<p class="lead">${t.lead(clientName)}</p>
+<p class="lead">${fillIn(t.lead, { client: clientName })}</p>
 <p>${t.advice}</p>
-${wayBack(backUrl, clientName)}`,
+${wayBack(texts, backUrl, clientName)}`,
   );
 }
 
-export interface InteractionExpiredPageOptions {
-  brand: Brand;
+export interface InteractionExpiredPageOptions extends Look {
   clientName?: string | undefined;
   backUrl?: string | undefined;
 }
@@ -73,13 +53,14 @@ export interface InteractionExpiredPageOptions {
 /** For an interaction that is over: it expired, or was finished elsewhere. Pure. */
 export function interactionExpiredPage({
   brand,
+  texts,
   clientName,
   backUrl,
 }: InteractionExpiredPageOptions): string {
   const t = texts.interactionExpired;
-  const back = wayBack(backUrl, clientName);
+  const back = wayBack(texts, backUrl, clientName);
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
 <p class="lead">${t.lead}</p>
 <p>${back === undefined ? t.advice : t.adviceWithLink}</p>
@@ -87,8 +68,7 @@ ${back}`,
   );
 }
 
-export interface HomePageOptions {
-  brand: Brand;
+export interface HomePageOptions extends Look {
   issuer: string;
   discoveryUrl: string;
   /** The server runs with demo clients and accounts; the page warns. */
@@ -96,11 +76,11 @@ export interface HomePageOptions {
 }
 
 /** What stands at the base URL: what this is, and where clients read on (OpenID Connect Discovery 1.0). Pure. */
-export function homePage({ brand, issuer, discoveryUrl, development }: HomePageOptions): string {
+export function homePage({ brand, texts, issuer, discoveryUrl, development }: HomePageOptions): string {
   const t = texts.home;
   const discovery = safeUrl(discoveryUrl);
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
 <p class="lead">${t.lead}</p>
 ${development && noteBox({ heading: t.developmentHeading, message: t.development })}

@@ -13,13 +13,13 @@
  * The main button of the first two has no name: a form that a password manager or the Enter key sends
  * means the same as a click on it.
  */
-import { type Html, hidden, html, safeUrl } from './html.ts';
-import { accountLine, alertBox, type Brand, clientLogo, page } from './layout.ts';
-import { texts } from './texts.ts';
+import type { PasswordProblem } from '../accounts/passwords.ts';
+import { fill, type Texts } from '../languages/languages.ts';
+import { fillIn, type Html, hidden, html, safeUrl } from './html.ts';
+import { accountLine, alertBox, clientLogo, type Look, page } from './layout.ts';
 
 /** A form of an interaction: where it goes, and its proof that it came from our page. */
-interface FormOptions {
-  brand: Brand;
+interface FormOptions extends Look {
   action: string;
   csrf: string;
   clientName: string;
@@ -27,7 +27,7 @@ interface FormOptions {
   canCancel?: boolean | undefined;
 }
 
-export type LoginError = keyof typeof texts.login.errors;
+export type LoginError = keyof Texts['login']['errors'];
 
 export interface LoginPageOptions extends FormOptions {
   clientLogoUrl?: string | undefined;
@@ -61,17 +61,17 @@ export interface Problem {
  * After a wrong password it says only that one of the two is wrong, not which. Pure.
  */
 export function loginPage(options: LoginPageOptions): string {
-  const { brand, action, csrf, clientName, clientLogoUrl, userName, error, problem } = options;
+  const { brand, texts, action, csrf, clientName, clientLogoUrl, userName, error, problem } = options;
   const { canCancel = true, providers = [], isNameEnough = false, windowsUrl } = options;
   const t = texts.login;
   const shown = error === undefined ? problem : { heading: t.errorHeading, message: t.errors[error] };
   const aboutError = error !== undefined && html` aria-describedby="error"`;
   const wrong = error === 'credentials' && html` aria-invalid="true"`;
   return page(
-    { brand, title: t.title(clientName), failed: shown !== undefined },
+    { brand, texts, title: fill(t.title, { client: clientName }), failed: shown !== undefined },
     html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
 <h1>${t.heading}</h1>
-<p class="lead">${t.continueTo} <bdi class="client">${clientName}</bdi></p>
+<p class="lead">${fillIn(t.lead, { client: clientName }, 'client')}</p>
 </div></div>
 ${shown !== undefined && alertBox({ id: 'error', ...shown })}
 <form method="post" action="${safeUrl(action)}">
@@ -89,12 +89,12 @@ ${hidden('csrf', csrf)}
 ${canCancel && cancelButton(t.cancel)}
 </div>
 </form>
-${(providers.length > 0 || windowsUrl !== undefined) && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${windowsUrl !== undefined && windowsLink(windowsUrl)}${providers.length > 0 && providerForm(options, providers, 'quiet')}</section>`}`,
+${(providers.length > 0 || windowsUrl !== undefined) && html`<section class="others" aria-labelledby="others"><h2 id="others">${t.others}</h2>${windowsUrl !== undefined && windowsLink(windowsUrl, t.windows)}${providers.length > 0 && providerForm(options, providers, 'quiet')}</section>`}`,
   );
 }
 
-function windowsLink(url: string): Html {
-  return html`<div class="providers"><a class="button quiet" href="${safeUrl(url)}">${texts.login.windows}</a></div>`;
+function windowsLink(url: string, label: string): Html {
+  return html`<div class="providers"><a class="button quiet" href="${safeUrl(url)}">${label}</a></div>`;
 }
 
 export interface ProviderPageOptions extends FormOptions {
@@ -111,14 +111,24 @@ export interface ProviderPageOptions extends FormOptions {
 
 /** Where the user chooses an identity provider, or tries one again after it failed. Pure. */
 export function providerPage(options: ProviderPageOptions): string {
-  const { brand, action, csrf, clientName, clientLogoUrl, providers, problem, userName = '' } = options;
+  const {
+    brand,
+    texts,
+    action,
+    csrf,
+    clientName,
+    clientLogoUrl,
+    providers,
+    problem,
+    userName = '',
+  } = options;
   const { asksForName = false, tried } = options;
   const t = texts.providers;
   return page(
-    { brand, title: t.title(clientName), failed: problem !== undefined },
+    { brand, texts, title: fill(t.title, { client: clientName }), failed: problem !== undefined },
     html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
 <h1>${problem === undefined ? t.heading : problem.heading}</h1>
-<p class="lead">${problem === undefined ? html`${texts.login.continueTo} <bdi class="client">${clientName}</bdi>` : problem.message}</p>
+<p class="lead">${problem === undefined ? fillIn(texts.login.lead, { client: clientName }, 'client') : problem.message}</p>
 </div></div>
 ${providers.length > 0 && providerForm(options, providers, 'primary', tried)}
 ${
@@ -141,7 +151,7 @@ ${hidden('csrf', csrf)}
 
 /** One form with a button for each identity provider. */
 function providerForm(
-  { action, csrf }: Pick<FormOptions, 'action' | 'csrf'>,
+  { action, csrf, texts }: Pick<FormOptions, 'action' | 'csrf' | 'texts'>,
   providers: readonly OfferedProvider[],
   firstLook: 'primary' | 'quiet',
   tried?: string,
@@ -149,7 +159,7 @@ function providerForm(
   const { retry, use } = texts.providers;
   const buttons = providers.map(
     ({ name, caption }, index) =>
-      html`<button class="button ${index === 0 ? firstLook : 'quiet'}" type="submit" name="provider" value="${name}">${(name === tried ? retry : use)(caption)}</button>
+      html`<button class="button ${index === 0 ? firstLook : 'quiet'}" type="submit" name="provider" value="${name}">${fill(name === tried ? retry : use, { provider: caption })}</button>
 `,
   );
   return html`<form class="providers" method="post" action="${safeUrl(action)}">
@@ -160,8 +170,8 @@ ${buttons}</form>`;
 export interface ChangePasswordPageOptions extends FormOptions {
   /** The account's name, for password managers: they then replace the stored password. */
   userName: string;
-  /** Why the last password was not taken, as a sentence. */
-  error?: string | undefined;
+  /** Why the last password was not taken. */
+  error?: PasswordProblem | undefined;
   /** Asks for the present password as well, where nobody has kept it since it was typed. */
   asksCurrent?: boolean | undefined;
   /** What says, under a seal, whose password was right, where the server keeps nothing between two forms. */
@@ -170,16 +180,18 @@ export interface ChangePasswordPageOptions extends FormOptions {
 
 /** The form for an account that must change its password before the sign-in goes on. Pure. */
 export function changePasswordPage(options: ChangePasswordPageOptions): string {
-  const { brand, action, canCancel = true, csrf, clientName, userName, error, pending } = options;
+  const { brand, texts, action, canCancel = true, csrf, clientName, userName, error, pending } = options;
   const { asksCurrent = false } = options;
   const t = texts.changePassword;
   const aboutError = error !== undefined && html` aria-describedby="error" aria-invalid="true"`;
+  const describe = ({ kind, limit = 0 }: PasswordProblem) =>
+    fill(t.problems[kind], { minimum: limit, maximum: limit });
   return page(
-    { brand, title: t.title, failed: error !== undefined },
+    { brand, texts, title: t.title, failed: error !== undefined },
     html`<h1>${t.heading}</h1>
-<p class="lead">${t.lead(clientName)}</p>
+<p class="lead">${fillIn(t.lead, { client: clientName })}</p>
 ${accountLine(texts.account, userName)}
-${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, message: error })}
+${error !== undefined && alertBox({ id: 'error', heading: t.errorHeading, message: describe(error) })}
 <form method="post" action="${safeUrl(action)}">
 ${hidden('csrf', csrf)}
 <input name="username" type="text" value="${userName}" autocomplete="username" hidden>
@@ -236,25 +248,25 @@ export interface ConsentPageOptions extends FormOptions {
  * (the required ones are sent as well, so that the list is complete). Pure.
  */
 export function consentPage(options: ConsentPageOptions): string {
-  const { brand, action, csrf, clientName, clientUri, clientLogoUrl, userName, offline, canRemember } =
-    options;
+  const { brand, texts, action, csrf, clientName, clientUri, clientLogoUrl } = options;
+  const { userName, offline, canRemember } = options;
   const t = texts.consent;
   const scopes = options.scopes.filter(({ name }) => name !== 'offline_access');
   if (offline) {
     scopes.push({
       name: 'offline_access',
-      displayName: t.offline,
-      description: t.offlineDescription,
+      displayName: texts.scopes.offline_access.name,
+      description: texts.scopes.offline_access.description,
       emphasize: false,
       required: false,
     });
   }
   return page(
-    { brand, title: t.title(clientName) },
+    { brand, texts, title: fill(t.title, { client: clientName }) },
     html`<div class="lead-in">${clientLogo(clientLogoUrl)}<div>
 <h1>${t.heading}</h1>
-<p class="lead">${t.askedBy} <bdi class="client">${clientName}</bdi></p>
-${clientLink(clientUri)}
+<p class="lead">${fillIn(t.lead, { client: clientName }, 'client')}</p>
+${clientLink(clientUri, texts)}
 </div></div>
 ${accountLine(
   texts.signedInAs,
@@ -269,7 +281,7 @@ ${
   html`<fieldset>
 <legend>${t.scopes}</legend>
 <ul class="scopes">
-${scopes.map(scopeItem)}
+${scopes.map((scope, index) => scopeItem(scope, index, t))}
 </ul>
 </fieldset>`
 }
@@ -288,8 +300,8 @@ ${
 function scopeItem(
   { name, displayName, description, emphasize, required }: ConsentScope,
   index: number,
+  t: Texts['consent'],
 ): Html {
-  const t = texts.consent;
   const id = `scope-${index}`;
   const about = description !== undefined && description !== '' && description;
   const badges = html`${required && html` <span class="badge">${t.required}</span>`}${emphasize && html` <span class="badge strong">${t.important}</span>`}`;
@@ -302,7 +314,7 @@ function scopeItem(
 `;
 }
 
-function clientLink(clientUri: string | undefined): Html | undefined {
+function clientLink(clientUri: string | undefined, texts: Texts): Html | undefined {
   // Only an absolute address belongs to the client; a relative one would be ours.
   const href = clientUri !== undefined && URL.canParse(clientUri) ? safeUrl(clientUri) : undefined;
   if (href === undefined) return undefined;

@@ -1,10 +1,8 @@
 /** The two pages of sign-out (OpenID Connect RP-Initiated Logout 1.0): the question and the confirmation. */
-import { html, safeUrl } from './html.ts';
-import { accountLine, type Brand, linkButton, page, wayBack } from './layout.ts';
-import { texts } from './texts.ts';
+import { fillIn, html, safeUrl } from './html.ts';
+import { accountLine, type Look, linkButton, page, wayBack } from './layout.ts';
 
-export interface SignOutPageOptions {
-  brand: Brand;
+export interface SignOutPageOptions extends Look {
   /** Where the answer goes and the value that the engine expects back as `xsrf`. */
   formHtml: { action: string; xsrf: string };
   /** Where the answer no leads; nothing is sent there. */
@@ -18,12 +16,19 @@ export interface SignOutPageOptions {
  * Asks whether to sign out, so that no other site can sign a person out (section 6). The form says yes; no is a
  * link, since nothing is to happen. Pure.
  */
-export function signOutPage({ brand, formHtml, stayUrl, clientName, userName }: SignOutPageOptions): string {
+export function signOutPage({
+  brand,
+  texts,
+  formHtml,
+  stayUrl,
+  clientName,
+  userName,
+}: SignOutPageOptions): string {
   const t = texts.signOut;
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
-<p class="lead">${clientName !== undefined && `${t.askedBy(clientName)} `}${t.lead}</p>
+<p class="lead">${clientName !== undefined && html`${fillIn(t.askedBy, { client: clientName })} `}${t.lead}</p>
 ${userName !== undefined && accountLine(texts.signedInAs, userName)}
 <form method="post" action="${safeUrl(formHtml.action)}">
 <input type="hidden" name="xsrf" value="${formHtml.xsrf}">
@@ -35,20 +40,19 @@ ${linkButton(stayUrl, t.no, 'quiet')}
   );
 }
 
-export interface SignedOutPageOptions {
-  brand: Brand;
+export interface SignedOutPageOptions extends Look {
   clientName?: string | undefined;
   backUrl?: string | undefined;
 }
 
 /** Says that nothing has happened, after the question was answered with no. Pure. */
-export function staySignedInPage({ brand, clientName, backUrl }: SignedOutPageOptions): string {
+export function staySignedInPage({ brand, texts, clientName, backUrl }: SignedOutPageOptions): string {
   const t = texts.staySignedIn;
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
 <p class="lead">${t.lead}</p>
-${wayBack(backUrl, clientName)}`,
+${wayBack(texts, backUrl, clientName)}`,
   );
 }
 
@@ -58,17 +62,17 @@ ${wayBack(backUrl, clientName)}`,
  */
 export function signingOutPage({
   brand,
+  texts,
   frames,
   nextUrl,
-}: {
-  brand: Brand;
+}: Look & {
   frames: readonly string[];
   nextUrl: string;
 }): string {
   const t = texts.signingOut;
   const next = safeUrl(nextUrl);
   return page(
-    { brand, title: t.title, ...(next && { onwardUrl: next }) },
+    { brand, texts, title: t.title, ...(next && { onwardUrl: next }) },
     html`<h1>${t.heading}</h1>
 <p class="lead">${t.lead}</p>
 <div class="actions">${linkButton(next, t.next)}</div>
@@ -77,12 +81,12 @@ ${frames.map((url) => html`<iframe class="unseen" src="${safeUrl(url)}" title="$
 }
 
 /** Says that the sign-in has ended, with the way back to the client where there is one. Pure. */
-export function signedOutPage({ brand, clientName, backUrl }: SignedOutPageOptions): string {
+export function signedOutPage({ brand, texts, clientName, backUrl }: SignedOutPageOptions): string {
   const t = texts.signedOut;
   return page(
-    { brand, title: t.title },
+    { brand, texts, title: t.title },
     html`<h1>${t.heading}</h1>
 <p class="lead">${t.lead}</p>
-${wayBack(backUrl, clientName)}`,
+${wayBack(texts, backUrl, clientName)}`,
   );
 }

@@ -367,7 +367,7 @@ legend { padding: 0; }
 fieldset + .choice { margin-top: 0.75rem; }
 .badge {
   display: inline-block;
-  margin-left: 0.25rem;
+  margin-inline-start: 0.25rem;
   padding: 0 0.5rem;
   font-size: 0.75rem;
   line-height: 1.25rem;

@@ -12,7 +12,7 @@ export function discoveryDocument({
   keys,
   registry,
 }: Pick<ServerContext, 'keys' | 'registry'>): Record<string, unknown> {
-  const { server, clients, resources } = registry.configuration;
+  const { server, clients, languages, resources } = registry.configuration;
   const issuer = server.PublicUrl;
   const enabled = [...clients.values()].filter(({ Enabled }) => Enabled);
   const flows = new Set(enabled.map(({ Flow }) => Flow));
@@ -60,6 +60,7 @@ export function discoveryDocument({
     frontchannel_logout_session_supported: true,
     backchannel_logout_supported: true,
     backchannel_logout_session_supported: true,
+    ui_locales_supported: [...languages.keys()],
     claims_parameter_supported: false,
     request_parameter_supported: false,
     request_uri_parameter_supported: false,

@@ -9,9 +9,11 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Router from '@koa/router';
+import type { Context as KoaContext } from 'koa';
 import type { Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
+import { textsFor, withUiLocales } from '../http/language.ts';
 import { allowFrames } from '../http/middleware.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
@@ -45,8 +47,8 @@ const retryDelaysMs = [2_000, 10_000, 60_000];
 
 export interface Farewells extends AsyncDisposable {
   readonly router: Router;
-  /** Where to send a browser whose session has ended, on its way to `target`. */
-  startFor(session: EndedSession, target: string): Promise<string>;
+  /** Where to send a browser whose session has ended, on its way to `target`; its pages are in `uiLocales`. */
+  startFor(session: EndedSession, target: string, uiLocales: string): Promise<string>;
   /** Tells the clients of a session that it has ended, in the background. */
   tellClients(engine: Provider, session: EndedSession): void;
   /** Ends a session that still rests on this sign-in elsewhere. */
@@ -80,7 +82,12 @@ export function createFarewells({
     }
     allowFrames(ctx, farewell.frames);
     ctx.type = 'html';
-    ctx.body = signingOutPage({ brand, frames: farewell.frames, nextUrl: next });
+    ctx.body = signingOutPage({
+      brand,
+      texts: textsFor(ctx, { registry }),
+      frames: farewell.frames,
+      nextUrl: next,
+    });
   });
   router.get('/signed-out', async (ctx) => {
     const handle = String(ctx.query.state ?? '');
@@ -91,9 +98,9 @@ export function createFarewells({
     ctx.redirect(farewell.target);
   });
 
-  function showSignedOut(ctx: { type: string; body: unknown }): void {
+  function showSignedOut(ctx: KoaContext): void {
     ctx.type = 'html';
-    ctx.body = signedOutPage({ brand });
+    ctx.body = signedOutPage({ brand, texts: textsFor(ctx, { registry }) });
   }
 
   async function load(handle: string): Promise<Farewell | undefined> {
@@ -139,7 +146,7 @@ export function createFarewells({
   const farewells: Farewells = {
     router,
 
-    async startFor(session, target) {
+    async startFor(session, target, uiLocales) {
       const frames = framesOf(session);
       const upstream = upstreamOf(session);
       const provider = registry.configuration.providers.get(upstream?.provider ?? '');
@@ -157,7 +164,7 @@ export function createFarewells({
         payload: JSON.stringify(farewell),
         expiresAt: now() + lifetimeSeconds,
       });
-      return `${base}/signed-out/${handle}`;
+      return withUiLocales(`${base}/signed-out/${handle}`, uiLocales);
     },
 
     tellClients(engine, { accountId, authorizations = {} }) {

@@ -20,6 +20,7 @@ import { identityScopes, offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
 import type { Outgoing } from '../federation/outgoing.ts';
 import { engineCookies } from '../http/interaction-cookies.ts';
+import { toUiLocales, withUiLocales } from '../http/language.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
 import {
   allowsLocalLogin,
@@ -285,8 +286,11 @@ function toEngineConfiguration(
     loadExistingGrant: createGrantLoader(context),
     interactions: {
       policy: createPolicy(context),
-      url: (_ctx, interaction) =>
-        `${basePathOf(server.PublicUrl)}/login/${interaction.uid}?client_id=${encodeURIComponent(String(interaction.params.client_id))}`,
+      url: (_ctx, { params, uid }) =>
+        withUiLocales(
+          `${basePathOf(server.PublicUrl)}/login/${uid}?client_id=${encodeURIComponent(String(params.client_id))}`,
+          toUiLocales(params.ui_locales),
+        ),
     },
     renderError: (ctx, out, err) => renderProviderError(context, ctx, out, err),
 

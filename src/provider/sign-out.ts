@@ -9,10 +9,10 @@ import type { Context as KoaContext, Middleware } from 'koa';
 import { type ErrorOut, errors, type KoaContextWithOIDC, type Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable } from '../errors.ts';
+import { textsFor, toUiLocales, uiLocalesOf, withUiLocales } from '../http/language.ts';
 import { errorPage, interactionExpiredPage } from '../pages/notices.ts';
 import { signedOutPage, signOutPage, staySignedInPage } from '../pages/sign-out.ts';
-import { texts } from '../pages/texts.ts';
-import { findWayBack } from '../registry/client-metadata.ts';
+import { describeClient } from '../registry/client-metadata.ts';
 import type { EndedSession, Farewells } from './farewell.ts';
 import { endSessionGrants } from './grants.ts';
 
@@ -31,24 +31,27 @@ export function signOutViews({ brand, registry }: Pick<Context, 'brand' | 'regis
     async logoutSource(ctx: KoaContextWithOIDC): Promise<void> {
       const { oidc } = ctx;
       const { secret, clientId } = (oidc.session?.state ?? {}) as SignOutState;
-      const client = registry.findClient(clientId ?? '');
+      const texts = textsFor(ctx, { registry });
+      const { pathname } = new URL(oidc.urlFor('end_session'));
+      const uiLocales = uiLocalesOf(ctx);
       ctx.body = signOutPage({
         brand,
-        formHtml: { action: new URL(oidc.urlFor('end_session_confirm')).pathname, xsrf: secret ?? '' },
-        stayUrl: `${new URL(oidc.urlFor('end_session')).pathname}/stay?${new URLSearchParams({ client_id: clientId ?? '' })}`,
-        clientName: client?.ClientName,
+        texts,
+        formHtml: { action: withUiLocales(`${pathname}/confirm`, uiLocales), xsrf: secret ?? '' },
+        stayUrl: withUiLocales(
+          `${pathname}/stay?${new URLSearchParams({ client_id: clientId ?? '' })}`,
+          uiLocales,
+        ),
+        clientName: describeClient(registry.findClient(clientId ?? ''), texts).clientName,
         userName: oidc.session?.accountId,
       });
     },
 
     async postLogoutSuccessSource(ctx: KoaContextWithOIDC): Promise<void> {
-      ctx.type = 'html';
+      const texts = textsFor(ctx, { registry });
       const client = registry.findClient(ctx.oidc.client?.clientId ?? '');
-      ctx.body = signedOutPage({
-        brand,
-        clientName: client?.ClientName,
-        backUrl: client && findWayBack(client),
-      });
+      ctx.type = 'html';
+      ctx.body = signedOutPage({ brand, texts, ...describeClient(client, texts) });
     },
   };
 }
@@ -77,18 +80,23 @@ export function completeSignOut(
       await endSession(ctx);
       engine.emit('end_session.success', ctx);
       const { clientId, postLogoutRedirectUri } = state;
-      const target = new URL(postLogoutRedirectUri ?? oidc.urlFor('end_session_success'));
+      const target = new URL(
+        postLogoutRedirectUri ?? withUiLocales(oidc.urlFor('end_session_success'), uiLocalesOf(ctx)),
+      );
       if (postLogoutRedirectUri === undefined && clientId !== undefined) {
         target.searchParams.set('client_id', clientId);
       }
       if (postLogoutRedirectUri !== undefined && state.state !== undefined) {
         target.searchParams.set('state', state.state);
       }
-      redirect(ctx, await farewells.startFor(session as EndedSession, target.href));
+      redirect(ctx, await farewells.startFor(session as EndedSession, target.href, uiLocalesOf(ctx)));
     } else if (oidc.route === 'end_session_confirm' && (session as { destroyed?: boolean }).destroyed) {
       await endSessionGrants({ tokens }, session.authorizations);
       log.debug({ accountId: session.accountId }, 'grants of the session ended');
-      redirect(ctx, await farewells.startFor(session as EndedSession, ctx.response.get('Location')));
+      const location = ctx.response.get('Location');
+      const isOurs = location.startsWith(oidc.urlFor('end_session_success'));
+      const target = isOurs ? withUiLocales(location, uiLocalesOf(ctx)) : location;
+      redirect(ctx, await farewells.startFor(session as EndedSession, target, uiLocalesOf(ctx)));
     } else if (oidc.route === 'resume' && state.postLogoutRedirectUri?.endsWith(ctx.path)) {
       // Somebody else has signed in within the session: the first user is signed out, and the engine goes on.
       await endSession(ctx);
@@ -194,13 +202,10 @@ function audienceOf(jwt: string): string | undefined {
 /** Makes the answer to the question of sign-out when it was no: nothing has happened. */
 export function createStayPage({ brand, registry }: Pick<Context, 'brand' | 'registry'>) {
   return function showStay(ctx: KoaContext): void {
+    const texts = textsFor(ctx, { registry });
     const client = registry.findClient(String(ctx.query.client_id ?? ''));
     ctx.type = 'html';
-    ctx.body = staySignedInPage({
-      brand,
-      clientName: client?.ClientName,
-      backUrl: client && findWayBack(client),
-    });
+    ctx.body = staySignedInPage({ brand, texts, ...describeClient(client, texts) });
   };
 }
 
@@ -222,28 +227,17 @@ export async function renderProviderError(
     const uid = ctx.path.slice(ctx.path.lastIndexOf('/') + 1);
     const interaction = await tokens.find('Interaction', uid);
     const client = registry.findClient(interaction?.clientId ?? '');
-    ctx.body = interactionExpiredPage({
-      brand,
-      clientName: client?.ClientName,
-      backUrl: client && findWayBack(client),
-    });
+    const { params } = JSON.parse(interaction?.payload ?? '{}') as { params?: { ui_locales?: unknown } };
+    const texts = textsFor(ctx, { registry }, toUiLocales(params?.ui_locales));
+    ctx.body = interactionExpiredPage({ brand, texts, ...describeClient(client, texts) });
     return;
   }
   ctx.body = errorPage({
     brand,
-    message: explain(out, err),
-    code: out.error,
+    texts: textsFor(ctx, { registry }, toUiLocales(ctx.oidc.params?.ui_locales) || uiLocalesOf(ctx)),
+    code: isDatabaseUnavailable(err) ? 'ERR_DATABASE_UNAVAILABLE' : out.error,
+    // The engine's words are for whoever integrates the client.
+    reason: out.error === 'server_error' ? undefined : out.error_description,
     requestId,
   });
-}
-
-/** What a person at a browser is told; the engine's words are for whoever integrates the client. */
-function explain({ error, error_description: description }: ErrorOut, err: Error): string {
-  if (isDatabaseUnavailable(err)) return texts.unavailable;
-  if (error === 'server_error') return 'Something went wrong here. It has been logged.';
-  if (err instanceof errors.InvalidClient) return 'The application that sent you here is not registered.';
-  if (err instanceof errors.InvalidRedirectUri) {
-    return 'The application that sent you here asked for an answer to an address that is not registered for it.';
-  }
-  return `The request could not be answered: ${description ?? error}.`;
 }

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { AllClientMetadata, ResponseType } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { isInteractiveFlow, offlineAccess } from '../config/schema.ts';
+import { nameOf, type Texts } from '../languages/languages.ts';
 
 const grantTypes = {
   AuthorizationCode: ['authorization_code'],
@@ -97,6 +98,13 @@ export function toClientMetadata(client: Client): AllClientMetadata & { client_i
           client_secret: randomBytes(32).toString('base64url'),
         }),
   };
+}
+
+/** A client as pages speak of it: its name in their language, and the way back to it. Nothing where there is none. */
+export function describeClient(client: Client | undefined, { names }: Pick<Texts, 'names'>) {
+  if (client === undefined) return { clientName: undefined, backUrl: undefined };
+  const { ClientId, ClientName } = client;
+  return { clientName: nameOf(names.clients, ClientId) ?? ClientName, backUrl: findWayBack(client) };
 }
 
 /**

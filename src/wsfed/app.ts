@@ -17,6 +17,7 @@ import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import type { Account } from '../accounts/accounts.ts';
 import type { PendingChange } from '../accounts/credentials.ts';
+import type { PasswordProblem } from '../accounts/passwords.ts';
 import { federationMetadataPath, type RelyingParty } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
@@ -30,10 +31,11 @@ import {
 import { actions } from '../federation/ws-federation.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
 import { readForm } from '../http/form.ts';
+import { textsFor, uiLocalesOf, withUiLocales } from '../http/language.ts';
 import { allowFrames, allowScript, requireMethod } from '../http/middleware.ts';
+import { nameOf, type Texts } from '../languages/languages.ts';
 import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
-import { texts } from '../pages/texts.ts';
 import { answerPage, answerScript } from '../pages/ws-federation.ts';
 import { claimsFor } from './claims.ts';
 import { createWsFedSessions, type WsFedSession } from './sessions.ts';
@@ -358,7 +360,12 @@ export function createWsFed(needs: Needs): Middleware {
     } else await finish(ctx, request, result.account, 'password');
   }
 
-  function showChangePassword(ctx: Context, request: SignIn, pending: Pending, error?: string): void {
+  function showChangePassword(
+    ctx: Context,
+    request: SignIn,
+    pending: Pending,
+    error?: PasswordProblem,
+  ): void {
     ctx.type = 'html';
     ctx.body = changePasswordPage({
       ...formOf(ctx, request),
@@ -470,12 +477,14 @@ export function createWsFed(needs: Needs): Middleware {
       { relyingParty: party.Name, accountId: account.accountId },
       'assertion issued',
     );
+    const texts = textsFor(ctx, { registry });
     allowScript(ctx, scriptHash);
     ctx.type = 'html';
     ctx.body = answerPage({
       brand,
+      texts,
       action: replyUrl,
-      partyName: party.Caption,
+      partyName: captionIn(texts, party),
       fields: { wa: actions.signIn, wresult: toSignInResponse(token, facts), wctx },
     });
   }
@@ -500,12 +509,13 @@ export function createWsFed(needs: Needs): Middleware {
     if (frames.length > 0) {
       allowFrames(ctx, frames);
       // The same again, which by then has nobody to tell, where there is no other place to go to.
-      const nextUrl = returnUrl ?? `${base}?${new URLSearchParams({ wa: actions.signOut })}`;
-      ctx.body = signingOutPage({ brand, frames, nextUrl });
+      const again = `${base}?${new URLSearchParams({ wa: actions.signOut })}`;
+      const nextUrl = returnUrl ?? withUiLocales(again, uiLocalesOf(ctx));
+      ctx.body = signingOutPage({ brand, texts: textsFor(ctx, { registry }), frames, nextUrl });
     } else if (returnUrl !== undefined) {
       ctx.status = 303;
       ctx.redirect(returnUrl);
-    } else ctx.body = signedOutPage({ brand });
+    } else ctx.body = signedOutPage({ brand, texts: textsFor(ctx, { registry }) });
   }
 
   /** Where somebody who has signed out may go: an address of a relying party, of the one that is named if one is. */
@@ -525,11 +535,13 @@ export function createWsFed(needs: Needs): Middleware {
   }
 
   function formOf(ctx: Context, { party }: SignIn) {
+    const texts = textsFor(ctx, { registry });
     return {
       brand,
+      texts,
       action: `${base}${ctx.search}`,
       csrf: csrf.token(sessions.formSubject(ctx)),
-      clientName: party.Caption,
+      clientName: captionIn(texts, party),
       canCancel: false,
     };
   }
@@ -541,20 +553,25 @@ export function createWsFed(needs: Needs): Middleware {
       userName,
       error,
       windowsProblem,
-    }: { userName: string; error?: LoginError; windowsProblem?: keyof typeof texts.login.windowsProblems },
+    }: { userName: string; error?: LoginError; windowsProblem?: keyof Texts['login']['windowsProblems'] },
   ) {
+    const form = formOf(ctx, request);
     ctx.type = 'html';
     ctx.body = loginPage({
-      ...formOf(ctx, request),
+      ...form,
       userName: userName.slice(0, 256),
       error,
-      problem: windowsProblem && texts.login.windowsProblems[windowsProblem],
+      problem: windowsProblem && form.texts.login.windowsProblems[windowsProblem],
       windowsUrl:
         windows?.isFor(ctx) === true && request.method !== 'password'
           ? `${base}/WinLogin${ctx.search}`
           : undefined,
     });
   }
+}
+
+function captionIn({ names }: Texts, { Caption, Name }: RelyingParty): string {
+  return nameOf(names.relyingParties, Name) ?? Caption;
 }
 
 function notAsked(ctx: Context): ServerError {

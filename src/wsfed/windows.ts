@@ -85,7 +85,7 @@ interface Attempt {
 }
 
 /** What of the request the handler and the page that it shows instead need. */
-const passedOn = ['wa', 'wtrealm', 'wreply', 'wctx', 'wfresh', 'wauth'];
+const passedOn = ['wa', 'wtrealm', 'wreply', 'wctx', 'wfresh', 'wauth', 'ui_locales'];
 
 /** What the handler says and signs. `time` in seconds since the epoch. */
 const Ticket = z.object({

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { startSlapd } from '../support/directory.ts';
@@ -112,6 +112,17 @@ test('the shipped configuration is in order, and check-config names what is weak
   assert.match(stdout, /config\/clients\/desk\.json {2}Flow: /);
   assert.match(stdout, /config\/clients\/mi-legacy\.json {2}RequirePkce: /);
   assert.match(stdout, /the configuration is in order: \d+ clients, \d+ resources\n$/);
+});
+
+test('check-config says what a translation lacks', async (t) => {
+  const { folder, run, write } = await install(t);
+  await mkdir(join(folder, 'config/languages'));
+  await write('config/languages/fr.json', '{ "back": "Retour" }');
+
+  const { code, stdout, stderr } = await run(['check-config']);
+
+  assert.deepEqual([code, stderr], [0, '']);
+  assert.match(stdout, /worth knowing:\n.*config\/languages\/fr\.json.*\d+ messages are missing/);
 });
 
 test('the schema of a config file is printed as JSON', async (t) => {

@@ -1153,3 +1153,59 @@ test('the hash tells snapshots apart, secrets in files included', async (t) => {
   assert.equal(again, first);
   assert.equal(new Set([first, changedSecret, changedClient]).size, 3);
 });
+
+test('a catalogue is checked: messages that there are not, placeholders, markup, and the name of its file', async (t) => {
+  const language = async (content: object, tag = 'fr') =>
+    (await issuesOf(t, { [`languages/${tag}.json`]: content })).map(format);
+
+  assert.deepEqual(await language({ login: { title: 'Chez {client}' }, back: 'Retour' }), []);
+  assert.deepEqual(await language({ titleOf: '{brand}' }), [], 'what is filled in may be left out');
+  assert.deepEqual(await language({ login: { titel: 'x' }, logn: {} }), [
+    'languages/fr.json: login.titel: is not a known property (did you mean title?)',
+    'languages/fr.json: logn: is not a known property (did you mean login?)',
+  ]);
+  assert.deepEqual(await language({ login: { title: 'Chez {cleint}', heading: '{client}' } }), [
+    'languages/fr.json: login.title: has an unknown placeholder (there is {client})',
+    'languages/fr.json: login.heading: has an unknown placeholder (nothing is filled in here)',
+  ]);
+  assert.deepEqual(await language({ back: 'Retour {' }), [
+    'languages/fr.json: back: has a brace that belongs to no placeholder (nothing is filled in here)',
+  ]);
+  assert.deepEqual(await language({ back: '<b>Retour</b>' }), [
+    'languages/fr.json: back: has HTML, which would be shown as it stands (write plain text)',
+  ]);
+  assert.deepEqual(await language({ back: '' }), ['languages/fr.json: back: must not be empty']);
+  assert.deepEqual(await language({ login: 'x' }), ['languages/fr.json: login: must be an object { … }']);
+  assert.deepEqual(await language({ back: 7 }), ['languages/fr.json: back: must be a text']);
+  assert.match(
+    (await language({}, 'pt-br')).join(),
+    /no language tag as they are written \(rename .* to pt-BR\.json\)/,
+  );
+  assert.match((await language({}, 'francais-_')).join(), /no language tag \(such as fr\.json/);
+});
+
+test('the default language of the pages is one that there is', async (t) => {
+  const withLanguage = (Language: string) => ({ 'server.json': { ...development, Branding: { Language } } });
+  assert.deepEqual((await issuesOf(t, withLanguage('gr'))).map(format), [
+    'server.json: Branding.Language: there is no language gr (did you mean en?)',
+  ]);
+  assert.deepEqual((await issuesOf(t, withLanguage('klingon'))).map(format), [
+    'server.json: Branding.Language: there is no language klingon (there are en, de)',
+  ]);
+  const files = { ...withLanguage('fr'), 'languages/fr.json': {} };
+  assert.equal((await load(t, files)).languages.get('fr')?.texts.back, 'Go back');
+});
+
+test('what a catalogue lacks, and what it says of nobody, is remarked upon and stops nothing', async (t) => {
+  const { remarks } = await load(t, {
+    'clients/shop.json': webClient,
+    'languages/de.json': { back: 'Retour', names: { clients: { shop: 'Laden', shpo: 'Laden' } } },
+    'languages/fr.json': { back: 'Retour' },
+  });
+  const [german, french] = remarks.map((issue) => format(issue).replace(/^.*config\//, ''));
+  assert.equal(german, 'languages/de.json: names.clients.shpo: names nobody (did you mean shop?)');
+  assert.match(
+    french ?? '',
+    /^languages\/fr\.json: : \d+ messages are missing and shown in English: titleOf, .*, and \d+ more$/,
+  );
+});

@@ -1,8 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { completeLanguages, type Texts } from '../../src/languages/languages.ts';
 import { errorPage, homePage, interactionExpiredPage, noProviderPage } from '../../src/pages/notices.ts';
 import { changePasswordPage, consentPage, loginPage, providerPage } from '../../src/pages/sign-in.ts';
 import { signedOutPage, signOutPage } from '../../src/pages/sign-out.ts';
+
+const [english, german] = ['en', 'de'].map((tag) => completeLanguages(new Map()).get(tag)?.texts) as [
+  Texts,
+  Texts,
+];
 
 interface Tag {
   name: string;
@@ -48,11 +54,22 @@ const named = (tags: Tag[], name: string) => tags.filter((tag) => tag.name === n
 const titleOf = (page: string) => named(parse(page), 'title')[0]?.text;
 
 /** Every page with every part shown, each text made by `text` and each URL by `url`. */
-function pages(text: (name: string) => string, url: (name: string) => string): Record<string, string> {
+function pages(
+  text: (name: string) => string,
+  url: (name: string) => string,
+  texts: Texts = english,
+): Record<string, string> {
   const brand = { name: text('brand'), stylesheetUrl: url('style.css'), logoUrl: url('logo') };
   const clientName = text('client');
   const backUrl = url('back');
-  const form = { brand, clientName, action: url('action'), csrf: text('csrf'), userName: text('user') };
+  const form = {
+    brand,
+    texts,
+    clientName,
+    action: url('action'),
+    csrf: text('csrf'),
+    userName: text('user'),
+  };
   const scope = (name: string, required: boolean) => ({
     name: text(name),
     displayName: text(`${name}-display`),
@@ -74,7 +91,7 @@ function pages(text: (name: string) => string, url: (name: string) => string): R
       asksForName: true,
       problem: { heading: text('heading'), message: text('message') },
     }),
-    changePassword: changePasswordPage({ ...form, asksCurrent: true, error: text('error') }),
+    changePassword: changePasswordPage({ ...form, asksCurrent: true, error: { kind: 'short', limit: 8 } }),
     consent: consentPage({
       ...form,
       clientUri: url('client'),
@@ -85,24 +102,29 @@ function pages(text: (name: string) => string, url: (name: string) => string): R
     }),
     error: errorPage({
       brand,
-      title: text('title'),
-      message: text('message'),
+      texts,
       code: text('code'),
+      reason: text('reason'),
       requestId: text('request'),
-      backUrl,
-      backLabel: text('label'),
     }),
     signOut: signOutPage({
       brand,
+      texts,
       stayUrl: url('stay'),
       formHtml: { action: url('action'), xsrf: text('xsrf') },
       clientName,
       userName: text('user'),
     }),
-    signedOut: signedOutPage({ brand, clientName, backUrl }),
-    noProvider: noProviderPage({ brand, clientName, backUrl }),
-    interactionExpired: interactionExpiredPage({ brand, clientName, backUrl }),
-    home: homePage({ brand, issuer: text('issuer'), discoveryUrl: url('discovery'), development: true }),
+    signedOut: signedOutPage({ brand, texts, clientName, backUrl }),
+    noProvider: noProviderPage({ brand, texts, clientName, backUrl }),
+    interactionExpired: interactionExpiredPage({ brand, texts, clientName, backUrl }),
+    home: homePage({
+      brand,
+      texts,
+      issuer: text('issuer'),
+      discoveryUrl: url('discovery'),
+      development: true,
+    }),
   };
 }
 
@@ -217,6 +239,7 @@ test('every page has a language, one heading, landmarks and a title of its own',
 });
 
 const form = {
+  texts: english,
   brand: { name: 'Postern', stylesheetUrl: '/style.css' },
   action: '/interaction',
   csrf: 'proof',
@@ -381,6 +404,7 @@ test('consent can be allowed, denied or given by another account', () => {
 test('only the yes button signs out', () => {
   const page = signOutPage({
     brand: form.brand,
+    texts: english,
     stayUrl: '/SPSSMR/Oidc/connect/endsession/stay',
     formHtml: { action: '/confirm', xsrf: 'x' },
   });
@@ -394,41 +418,57 @@ test('only the yes button signs out', () => {
 
 test('a page without a way back has no link, and one with it leads there', () => {
   const hrefs = (page: string) => named(parse(page), 'a').map(({ attributes }) => attributes.href);
-  const { brand, clientName } = form;
+  const { brand, clientName, texts } = form;
   for (const build of [noProviderPage, interactionExpiredPage, signedOutPage]) {
-    assert.deepEqual(hrefs(build({ brand, clientName })), []);
-    assert.deepEqual(hrefs(build({ brand, clientName, backUrl: 'https://client.example/' })), [
+    assert.deepEqual(hrefs(build({ brand, texts, clientName })), []);
+    assert.deepEqual(hrefs(build({ brand, texts, clientName, backUrl: 'https://client.example/' })), [
       'https://client.example/',
     ]);
   }
 });
 
 test('an error page shows the code and the request where they are known', () => {
-  const { brand } = form;
+  const { brand, texts } = form;
   const codes = (page: string) => named(parse(page), 'code').map(({ text }) => text);
-  assert.deepEqual(codes(errorPage({ brand, message: 'No.' })), []);
-  assert.deepEqual(codes(errorPage({ brand, message: 'No.', requestId: 'r-1' })), ['r-1']);
-  assert.deepEqual(codes(errorPage({ brand, message: 'No.', code: 'ERR_X', requestId: 'r-1' })), [
-    'ERR_X',
-    'r-1',
-  ]);
+  assert.deepEqual(codes(errorPage({ brand, texts, code: 'ERR_X' })), ['ERR_X']);
+  assert.deepEqual(codes(errorPage({ brand, texts, code: 'ERR_X', requestId: 'r-1' })), ['ERR_X', 'r-1']);
+});
+
+test('an error page has the sentence for its code in the language of the page, and the reason as it was', () => {
+  const { brand } = form;
+  const reason = 'wfresh is no number of minutes';
+  const page = errorPage({ brand, texts: german, code: 'ERR_REQUEST_INVALID', reason });
+  assert.ok(page.includes('Die Anfrage ist nicht zu verstehen.'));
+  assert.deepEqual(
+    parse(page)
+      .filter(({ text }) => text === reason)
+      .map(({ name, attributes }) => [name, attributes.lang]),
+    [['dd', 'en']],
+  );
+  assert.ok(errorPage({ brand, texts: english, code: 'toString' }).includes(english.error.other));
 });
 
 test('the home page warns of a development configuration, and only then', () => {
   const build = (development: boolean) =>
-    homePage({ brand: form.brand, issuer: 'https://i', discoveryUrl: 'https://i/d', development });
+    homePage({
+      brand: form.brand,
+      texts: english,
+      issuer: 'https://i',
+      discoveryUrl: 'https://i/d',
+      development,
+    });
   assert.ok(build(true).includes('Development configuration'));
   assert.ok(!build(false).includes('Development configuration'));
 });
 
 test('the brand is its logo with its name, or a wordmark', () => {
-  const withLogo = parse(signedOutPage({ brand: { ...form.brand, logoUrl: '/logo.svg' } }));
+  const withLogo = parse(signedOutPage({ texts: english, brand: { ...form.brand, logoUrl: '/logo.svg' } }));
   assert.deepEqual(named(withLogo, 'img')[0]?.attributes, {
     class: 'brand-logo',
     src: '/logo.svg',
     alt: 'Postern',
   });
-  const without = parse(signedOutPage({ brand: form.brand }));
+  const without = parse(signedOutPage({ texts: english, brand: form.brand }));
   assert.equal(named(without, 'img').length, 0);
   assert.ok(without.some(({ name, text }) => name === 'span' && text === 'Postern'));
 });
