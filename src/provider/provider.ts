@@ -44,6 +44,7 @@ import {
   protocolSettings,
 } from './engine-clients.ts';
 import { deliverInBackground, type Farewells } from './farewell.ts';
+import { dressFormPost } from './form-post.ts';
 import { createGrantLoader, keepTokenClaims } from './grants.ts';
 import { createPasswordGrant, directoryUnavailable, passwordGrantParameters } from './password-grant.ts';
 import { refuseLostScopes, settleScopes, toResourceServer } from './scopes.ts';
@@ -124,6 +125,7 @@ export function createProvider(
   keepTokenClaims(engine);
   refuseOtherHints(engine);
   keepUpstreamSessions(engine);
+  dressFormPost(engine, context);
 
   // Secrets are hashes, several at once; the engine would compare one in clear.
   engine.Client.prototype.compareClientSecret = async function compareClientSecret(

@@ -13,7 +13,6 @@
  * Nothing is kept between the request and its answer: the query says it all, and is judged at every step. An answer
  * goes to a registered address and nowhere else.
  */
-import { createHash } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import type { Account } from '../accounts/accounts.ts';
 import type { PendingChange } from '../accounts/credentials.ts';
@@ -34,9 +33,9 @@ import { readForm } from '../http/form.ts';
 import { textsFor, uiLocalesOf, withUiLocales } from '../http/language.ts';
 import { allowFrames, allowScript, requireMethod } from '../http/middleware.ts';
 import { nameOf, type Texts } from '../languages/languages.ts';
+import { answerPage, answerScriptHash } from '../pages/answer.ts';
 import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
-import { answerPage, answerScript } from '../pages/ws-federation.ts';
 import { claimsFor } from './claims.ts';
 import { createWsFedSessions, type WsFedSession } from './sessions.ts';
 import type { WindowsSignIn, WindowsStep } from './windows.ts';
@@ -112,7 +111,6 @@ export function createWsFed(needs: Needs): Middleware {
   const entityId = server.WsFed.PublicUrl;
   const base = new URL(entityId).pathname;
   const sessions = createWsFedSessions(needs);
-  const scriptHash = createHash('sha256').update(answerScript).digest('base64');
   const metadata = writeFederationMetadata(
     { entityId, endpoint: entityId, nextCertificate: signer.nextCertificate },
     signer,
@@ -478,7 +476,7 @@ export function createWsFed(needs: Needs): Middleware {
       'assertion issued',
     );
     const texts = textsFor(ctx, { registry });
-    allowScript(ctx, scriptHash);
+    allowScript(ctx, answerScriptHash);
     ctx.type = 'html';
     ctx.body = answerPage({
       brand,

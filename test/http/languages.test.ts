@@ -189,6 +189,24 @@ test('ui_locales goes along to our own WsFed application, through its forms, and
   assert.ok(isSignedIn(await attempt.browser.submit(answer, {})));
 });
 
+test('an answer by form_post is on a page of ours in the language of the request, and unharmed', async (t) => {
+  const { issuer } = await startTestServer(t);
+  const state = `"><script>&amp;'é`;
+  const parameters = { response_mode: 'form_post', ui_locales: 'de', state };
+  const attempt = await authorize({ issuer, ...mvc, parameters });
+  const page = await attempt.signIn();
+  assertGerman(page, 'answer');
+  assert.match(page.body, /Es geht zurück zu <bdi>Example web application<\/bdi>/);
+  assert.match(page.body, /<button[^>]*>Weiter<\/button>/);
+  assert.match(page.body, /name="state" value="&quot;&gt;&lt;script&gt;&amp;amp;&#39;é"/);
+  assert.match(page.body, /name="code" value="[\w-]{43}"/);
+
+  const refused = await authorize({ issuer, ...mvc, parameters: { ...parameters, prompt: 'none' } });
+  assertGerman(refused.page, 'error');
+  assert.match(refused.page.body, /name="error" value="login_required"/);
+  assert.match(refused.page.body, /<h1>Zurück zu Example web application<\/h1>/);
+});
+
 test('the WsFed application speaks the language of the browser, also in what it refuses', async (t) => {
   const { issuer } = await startTestServer(t);
   const headers = { 'accept-language': 'de' };
