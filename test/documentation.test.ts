@@ -7,6 +7,7 @@ import { parse } from 'jsonc-parser';
 import { configurationReference, jsonSchemas } from '../src/config/documentation.ts';
 import { loadConfiguration } from '../src/config/load.ts';
 import { toDatabaseTarget, toKnexConfig } from '../src/store/database.ts';
+import { visits } from './browser/visits.ts';
 import { prepareConfiguration } from './support/start-server.ts';
 
 interface PackageManifest {
@@ -120,6 +121,17 @@ test('every dependency has its reason in docs/dependencies.md, and nothing else 
   assert.deepEqual(
     rows.sort(),
     [dependencies, devDependencies, optionalDependencies].flatMap((list) => Object.keys(list)).sort(),
+  );
+});
+
+test('docs/pages.md has a picture of every page and state, and no other', () => {
+  const shown = [...read('docs/pages.md').matchAll(/!\[[^\]]+\]\(images\/pages\/([\w-]+)\.png\)/g)];
+  const names = Object.keys(visits).sort();
+
+  assert.deepEqual(shown.map(([, name]) => name).sort(), names);
+  assert.deepEqual(
+    readdirSync(join(root, 'docs/images/pages')).sort(),
+    names.map((name) => `${name}.png`).sort(),
   );
 });
 

@@ -176,6 +176,7 @@ What needs a restart is said by the server when it reloads: \`server.json\` deci
 - \`AllowedScopes\` exist; those of a user are not for \`ClientCredentials\`. Names in \`IdentityProviderRestrictions\` exist.
 - A scope belongs to one resource; a resource has no client's name.
 - Outside Development, or with a \`PublicUrl\` that is not on this machine, the secrets of the development set, plain secrets and \`accounts.json\` are refused, and \`OidcSigningCertificate\` and \`CookieKeys\` are required, or \`ManagedKeys\`.
+- The messages of a language exist in the English catalogue, with no other placeholders, and hold no HTML.
 
 \`check-config\` also names, without refusing it, where a client is allowed what RFC 9700 advises against: the flow \`ResourceOwner\`, and, for a client without a secret, \`RequirePkce\` false and \`RefreshTokenUsage\` ReUse.`;
 

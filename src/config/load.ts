@@ -9,8 +9,8 @@ import { platform as operatingSystem } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import { ConfigurationError, type ConfigurationIssue } from '../errors.ts';
-import type { SyslogTarget } from '../syslog.ts';
 import { canonicalTag, completeLanguages, type Language, namedKinds } from '../languages/languages.ts';
+import type { SyslogTarget } from '../syslog.ts';
 import { type FileState, toFileState } from './changes.ts';
 import {
   checkClient,
@@ -27,8 +27,8 @@ import {
   requiresPkce,
   scopeNames,
 } from './checks.ts';
-import { digestBehind, digestOf, refusedSecrets, type SecretDigest } from './published-secrets.ts';
 import { LanguageFile } from './language-file.ts';
+import { digestBehind, digestOf, refusedSecrets, type SecretDigest } from './published-secrets.ts';
 import { type Checked, check, type Finding, parseJson, suggest } from './read.ts';
 import {
   ClientRegistration,

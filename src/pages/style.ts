@@ -178,7 +178,12 @@ body {
   background: var(--page);
   color: var(--ink);
   overflow-wrap: anywhere;
+  hyphens: auto;
+  hyphenate-limit-chars: 14 5 5;
 }
+
+/* What somebody else has named, and what is copied, is not hyphenated. */
+bdi, code { hyphens: manual; }
 
 h1, h2, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; min-width: 0; }
 [hidden] { display: none; }
@@ -284,6 +289,7 @@ label, legend { font-weight: 600; }
   font: inherit;
   font-weight: 600;
   text-align: center;
+  text-wrap: balance;
   text-decoration: none;
   border: 1px solid transparent;
   border-radius: 0.625rem;
@@ -344,6 +350,7 @@ button.link:hover { text-decoration-thickness: 2px; }
   border-radius: 0.625rem;
 }
 .account p { padding: 0.625rem 0; }
+.account .inline { margin-inline: -0.25rem; }
 .account-name { color: var(--ink); font-weight: 600; }
 
 legend { padding: 0; }
@@ -367,7 +374,6 @@ legend { padding: 0; }
 fieldset + .choice { margin-top: 0.75rem; }
 .badge {
   display: inline-block;
-  margin-inline-start: 0.25rem;
   padding: 0 0.5rem;
   font-size: 0.75rem;
   line-height: 1.25rem;
