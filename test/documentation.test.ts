@@ -1,6 +1,14 @@
 /** Holds the documents to the code: what is written down exists, and what exists is written down. */
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { parse } from 'jsonc-parser';
@@ -153,6 +161,47 @@ test('the documents name only npm scripts that exist', () => {
 
   assert.match(read('README.md'), /npm ci\b[\s\S]*npm start\b/, 'the README says how to start');
   assert.deepEqual(unknown, []);
+});
+
+test('docs/security.md names every requirement, each with tests that exist', () => {
+  const document = read('docs/security.md');
+  const section = (heading: string) => document.split(`\n## ${heading}\n`)[1]?.split('\n## ')[0] ?? '';
+  const rowsOf = (heading: string) =>
+    [...section(heading).matchAll(/^\| ([\d.]+) \| (.*) \|$/gm)].map(([, id = '', rest = '']) => ({
+      id,
+      rest,
+    }));
+  const upTo = (prefix: string, count: number) =>
+    Array.from({ length: count }, (_, index) => `${prefix}${index + 1}`);
+  const chapters = { 'RFC 9700': rowsOf('RFC 9700'), asvs: rowsOf('OWASP ASVS 5, chapter 10') };
+  const failures = rowsOf('Known failures of others');
+
+  assert.deepEqual(
+    chapters['RFC 9700'].map(({ id }) => id),
+    ['2.1', '2.1.1', '2.1.2', '2.2.1', '2.2.2', '2.3', '2.4', '2.5', '2.6', ...upTo('4.', 17)],
+  );
+  assert.deepEqual(
+    chapters.asvs.map(({ id }) => id),
+    [2, 3, 5, 16, 5, 2, 3].flatMap((count, index) => upTo(`10.${index + 1}.`, count)),
+  );
+  assert.deepEqual(
+    failures.map(({ id }) => id),
+    upTo('', 25),
+  );
+  const missing: string[] = [];
+  for (const { id, rest } of [...chapters['RFC 9700'], ...chapters.asvs, ...failures]) {
+    const named = [...rest.matchAll(/`([\w/-]+\.test\.ts)`(?: “([^”]+)”)?/g)];
+    if (named.length === 0 && !rest.includes('as 2.1')) missing.push(`${id} has no test`);
+  }
+  for (const [, file = '', name = ''] of document.matchAll(/`([\w/-]+\.test\.ts)`(?: “([^”]+)”)?/g)) {
+    const source = existsSync(join(root, 'test', file)) ? read(`test/${file}`) : '';
+    const title = source.split('\n').some((line, index, lines) => {
+      const isTitle = /\btest\(/.test(line) || /\btest\($/.test(lines[index - 1] ?? '');
+      return isTitle && line.replaceAll("\\'", "'").includes(name);
+    });
+    if (source === '' || (name !== '' && !title)) missing.push(`${file}: ${name}`);
+  }
+  assert.deepEqual(missing, []);
 });
 
 test('npm scripts run on Windows too: no single quotes, no POSIX shell', () => {

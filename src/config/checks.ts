@@ -296,6 +296,20 @@ export function findDeviations(clientId: string, client: ClientRegistration): Fi
       hint: 'serve the client over https',
     });
   }
+  if (client.ClientCredentialsSubject === 'Account') {
+    deviations.push({
+      path: 'ClientCredentialsSubject',
+      message: `${clientId} acts as the account of its name (RFC 9700 section 4.15)`,
+      hint: 'set ClientCredentialsSubject to None once the resource knows the client by client_id',
+    });
+  }
+  if (isInteractive(client) && client.AuthorizationCodeLifetime > 600) {
+    deviations.push({
+      path: 'AuthorizationCodeLifetime',
+      message: `${clientId} has codes that are good for longer than ten minutes (OWASP ASVS 10.4.3)`,
+      hint: 'set AuthorizationCodeLifetime to 60',
+    });
+  }
   if (client.AbsoluteRefreshTokenLifetime === 0 && client.AllowedScopes.includes(offlineAccess)) {
     deviations.push({
       path: 'AbsoluteRefreshTokenLifetime',
@@ -410,26 +424,67 @@ export function checkProvider(provider: Provider, callbacks: Map<string, string>
 /** Where an identity provider is trusted in ways that are weaker than they should be. */
 export function findProviderDeviations(provider: Provider): Finding[] {
   if (!provider.Enabled) return [];
+  const { Name } = provider;
   if (provider.Type === 'WsFed') {
-    return provider.AllowSha1
-      ? [
-          {
-            path: 'AllowSha1',
-            message: `${provider.Name} may sign with SHA-1, which can be forged`,
-            hint: 'have it sign with SHA-256 and set AllowSha1 to false',
-          },
-        ]
-      : [];
+    const findings: Finding[] = [];
+    if (provider.AllowSha1) {
+      findings.push({
+        path: 'AllowSha1',
+        message: `${Name} may sign with SHA-1, which can be forged`,
+        hint: 'have it sign with SHA-256 and set AllowSha1 to false',
+      });
+    }
+    if (provider.AllowCbc) {
+      findings.push({
+        path: 'AllowCbc',
+        message: `${Name} may encrypt in a way (CBC) that nothing protects from being changed`,
+        hint: 'have it encrypt with AES-GCM and set AllowCbc to false',
+      });
+    }
+    return findings;
   }
-  return provider.UsePkce
-    ? []
-    : [
-        {
-          path: 'UsePkce',
-          message: `${provider.Name} gets requests without PKCE (RFC 9700 section 2.1.1)`,
-          hint: 'set UsePkce to true once it understands PKCE',
-        },
-      ];
+  const findings: Finding[] = [];
+  if (!provider.UsePkce) {
+    findings.push({
+      path: 'UsePkce',
+      message: `${Name} gets requests without PKCE (RFC 9700 section 2.1.1)`,
+      hint: 'set UsePkce to true once it understands PKCE',
+    });
+  }
+  if (!provider.RequireHttpsMetadata) {
+    findings.push({
+      path: 'RequireHttpsMetadata',
+      message: `${Name} may be asked for its keys over http (RFC 9700 section 2.6)`,
+      hint: 'serve its metadata over https and set RequireHttpsMetadata to true',
+    });
+  }
+  return findings;
+}
+
+/** Where the server itself is more open than it should be. */
+export function findServerDeviations({
+  EnableTokenValidationEndpoints,
+}: Pick<ServerSettings, 'EnableTokenValidationEndpoints'>): Finding[] {
+  if (!EnableTokenValidationEndpoints) return [];
+  return [
+    {
+      path: 'EnableTokenValidationEndpoints',
+      message: 'whoever has a token can have it read here, without proving who asks (RFC 7662 section 2.1)',
+      hint: 'give the Web API its ClientId, so that it asks connect/introspect, and set it to false',
+    },
+  ];
+}
+
+/** Where a resource learns more than it should. */
+export function findResourceDeviations(name: string, resource: ResourceRegistration): Finding[] {
+  if (!resource.Enabled || !resource.AllowUnrestrictedIntrospection) return [];
+  return [
+    {
+      path: 'AllowUnrestrictedIntrospection',
+      message: `${name} learns of scopes that are not its own (RFC 9700 section 2.3)`,
+      hint: 'set AllowUnrestrictedIntrospection to false once it looks at its own scopes alone',
+    },
+  ];
 }
 
 /** The names under which accounts are linked to what vouches for them here, and no identity provider's. */

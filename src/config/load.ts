@@ -22,6 +22,8 @@ import {
   findDeviations,
   findFileNameProblem,
   findProviderDeviations,
+  findResourceDeviations,
+  findServerDeviations,
   localLogin,
   ownSources,
   requiresPkce,
@@ -184,7 +186,7 @@ export interface Configuration {
   readonly languages: ReadonlyMap<string, Language>;
   /** In Development only. */
   readonly demoAccounts: readonly DeepReadonly<DemoAccount>[];
-  /** Where clients are allowed what RFC 9700 advises against. */
+  /** Where somebody is allowed what RFC 9700, or OWASP ASVS, advises against. */
   readonly deviations: readonly Deviation[];
   /** What is there to be known and stops nothing. */
   readonly remarks: readonly ConfigurationIssue[];
@@ -273,11 +275,17 @@ export async function loadConfiguration(
     else clientIds.set(clientId, file);
   }
 
+  const deviations: Deviation[] = [];
+  if (serverFile?.value !== undefined) {
+    const { file, value } = serverFile;
+    deviations.push(...findServerDeviations(value).map((finding) => ({ file, ...finding })));
+  }
   const owners = new Map<string, string>();
   const resources = new Map<string, Resource>();
   for (const source of resourceFiles) {
-    const { name, value } = source;
+    const { file, name, value } = source;
     if (value === undefined) continue;
+    deviations.push(...findResourceDeviations(name, value).map((finding) => ({ file, ...finding })));
     const report = reporter(source, issues);
     for (const finding of checkResource(name, value, { owners, clientIds: new Set(clientIds.keys()) }))
       report(finding);
@@ -302,7 +310,6 @@ export async function loadConfiguration(
     providers: new Set(providerFiles.map(({ name }) => name)),
   };
   const clients = new Map<string, Client>();
-  const deviations: Deviation[] = [];
   for (const source of clientFiles) {
     const { file, name, value } = source;
     if (value === undefined) continue;

@@ -146,6 +146,7 @@ test('the shipped development set loads, with exactly the deviations that it nee
   assert.deepEqual(
     deviations.map(({ file, path }) => `${file.replace(/^.*\//, '')} ${path}`),
     [
+      'batch.json ClientCredentialsSubject',
       'desk.json Flow',
       'mi-legacy.json RequirePkce',
       'mi-legacy.json RefreshTokenUsage',
