@@ -97,7 +97,7 @@ test('a form gives each field as it was sent, and one that is sent twice, or too
       assert.deepEqual((JSON.parse(text) as unknown[]).sort(), expected.sort());
     },
   );
-  await holds(property, 300);
+  await holds(property, 200);
 });
 
 test('where a request came from is the last address that no trusted proxy has, whoever wrote what before it', async (t) => {
@@ -144,7 +144,7 @@ test('where a request came from is the last address that no trusted proxy has, w
     });
     assert.equal(await response.text(), expected);
   });
-  await holds(property, 400);
+  await holds(property, 250);
 });
 
 test('a text in a page is the text, and never markup', async () => {
@@ -193,7 +193,7 @@ test('federation metadata are read or refused, whatever was done to them', async
       assert.ok(err instanceof ServerError && err.code === 'ERR_METADATA_INVALID', String(err));
     }
   });
-  await holds(property, 800);
+  await holds(property, 250);
 });
 
 test('the metadata of an OpenID provider are read or refused, whatever was done to them', async (t) => {
@@ -244,7 +244,7 @@ test('the metadata of an OpenID provider are read or refused, whatever was done 
       }
     },
   );
-  await holds(property, 250);
+  await holds(property, 120);
 });
 
 test('config files are read or refused issue by issue, whatever was done to them', async (t) => {
@@ -299,5 +299,5 @@ test('config files are read or refused issue by issue, whatever was done to them
       }
     },
   );
-  await holds(property, 250);
+  await holds(property, 120);
 });

@@ -153,7 +153,7 @@ test('a redirect URI is used letter for letter, but for the port of a loopback a
       } else assert.deepEqual([status, location], [400, null]);
     },
   );
-  await holds(property, 600);
+  await holds(property, 400);
 });
 
 test('a token that was changed is worth nothing at introspection, userinfo and sign-out', async (t) => {
@@ -204,7 +204,7 @@ test('a token that was changed is worth nothing at introspection, userinfo and s
     await signOut.arrayBuffer();
     assert.doesNotMatch(signOut.headers.get('location') ?? '', /:5090/);
   });
-  await holds(property, 150);
+  await holds(property, 100);
 });
 
 test('a cookie that was changed signs nobody in', async (t) => {
@@ -229,7 +229,7 @@ test('a cookie that was changed signs nobody in', async (t) => {
     const isSame = valuesOf(cookie).every((value, index) => value === session[index]?.value);
     if (!isSame) assert.equal(await isSignedIn(cookie), false);
   });
-  await holds(property, 300);
+  await holds(property, 150);
 });
 
 async function startTicket(t: TestContext, secret: string) {
@@ -300,5 +300,5 @@ test('a token has the scopes that were asked for, all of them allowed, or there 
       } else assert.deepEqual([status, body.error], [400, 'invalid_scope']);
     },
   );
-  await holds(property, 250);
+  await holds(property, 150);
 });
