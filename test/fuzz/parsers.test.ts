@@ -233,7 +233,10 @@ test('the metadata of an OpenID provider are read or refused, whatever was done 
         assert.ok(algorithms.length > 0 && !algorithms.some((one) => /^(none|HS)/.test(one)));
         // What is used of it is at home where it came from, or by https.
         for (const [name, value] of Object.entries(metadata)) {
-          if (/_endpoint$|^jwks_uri$/.test(name) && value !== undefined) {
+          if (
+            /^(authorization|token|userinfo|end_session)_endpoint$|^jwks_uri$/.test(name) &&
+            value !== undefined
+          ) {
             assert.match(String(value), /^https:|^http:\/*(localhost|127\.|\[::1\])/i, name);
           }
         }
