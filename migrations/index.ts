@@ -10,6 +10,7 @@ import * as externalLogins from './0004-external-logins.ts';
 import * as directoryChecks from './0005-directory-checks.ts';
 import * as keys from './0006-keys.ts';
 import * as lastUses from './0007-last-uses.ts';
+import * as guesses from './0008-guesses.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -25,4 +26,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0005-directory-checks', { up: directoryChecks.up, tables: [] }],
   ['0006-keys', { up: keys.up, tables: ['OidcKey'] }],
   ['0007-last-uses', { up: lastUses.up, tables: ['OidcLastUse'] }],
+  ['0008-guesses', { up: guesses.up, tables: ['OidcGuess'] }],
 ]);

@@ -2,6 +2,7 @@
 import type { Accounts } from './accounts/accounts.ts';
 import type { Credentials } from './accounts/credentials.ts';
 import type { ExternalLogins } from './accounts/external-logins.ts';
+import type { Guessing } from './accounts/guessing.ts';
 import type { Standing } from './accounts/standing.ts';
 import type { Audit } from './audit.ts';
 import type { IdentityProviders } from './federation/identity-providers.ts';
@@ -24,6 +25,7 @@ export interface ServerContext {
   readonly accounts: Accounts;
   readonly externalLogins: ExternalLogins;
   readonly credentials: Credentials;
+  readonly guessing: Guessing;
   readonly standing: Standing;
   readonly identityProviders: IdentityProviders;
   readonly registry: Registry;

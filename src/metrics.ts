@@ -14,9 +14,12 @@ export type ExternalOutcome =
   | 'signed-in'
   | 'unavailable';
 
-const passwordOutcomes = ['accepted', 'must-change', 'refused', 'unavailable'] as const;
+const passwordOutcomes = ['accepted', 'blocked', 'must-change', 'refused', 'unavailable'] as const;
 /** What became of a password, whoever asked and whoever has it. */
 export type PasswordOutcome = (typeof passwordOutcomes)[number];
+
+/** What became of a wrong secret of a client or a resource, or of one that came while too many wrong ones did. */
+export type SecretOutcome = 'blocked' | 'refused';
 
 const windowsOutcomes = ['no-account', 'not-checked', 'refused', 'signed-in'] as const;
 /** How a sign-in by Windows ended. */
@@ -33,6 +36,7 @@ export interface PoolState {
 export interface Metrics {
   countExternalSignIn(identityProvider: string, outcome: ExternalOutcome): void;
   countPassword(outcome: PasswordOutcome): void;
+  countSecret(outcome: SecretOutcome): void;
   countWindowsSignIn(outcome: WindowsOutcome): void;
   /** `route` is one of ours, such as `/connect/token`; `seconds` how long the answer took. */
   countRequest(request: { route: string; method: string; status: number; seconds: number }): void;
@@ -53,6 +57,7 @@ export interface Metrics {
 const none: Metrics = {
   countExternalSignIn() {},
   countPassword() {},
+  countSecret() {},
   countWindowsSignIn() {},
   countRequest() {},
   countToken() {},
@@ -83,6 +88,12 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
   const passwords = new Counter({
     name: 'postern_passwords_verified_total',
     help: 'Passwords that were verified, on a page or at the token endpoint, by what became of them',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const secrets = new Counter({
+    name: 'postern_secrets_refused_total',
+    help: 'Secrets of clients and resources that were wrong (refused), or not looked at after too many wrong ones (blocked)',
     labelNames: ['outcome'],
     registers,
   });
@@ -148,6 +159,7 @@ export async function createMetrics({ isRead }: { isRead: boolean }): Promise<Me
   return {
     countExternalSignIn: (identity_provider, outcome) => externalSignIns.inc({ identity_provider, outcome }),
     countPassword: (outcome) => passwords.inc({ outcome }),
+    countSecret: (outcome) => secrets.inc({ outcome }),
     countWindowsSignIn: (outcome) => windowsSignIns.inc({ outcome }),
     countRequest: ({ method, route, seconds, status }) =>
       requests.observe({ route, method, status: `${Math.floor(status / 100)}xx` }, seconds),

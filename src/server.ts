@@ -13,6 +13,7 @@ import type { AdapterFactory } from 'oidc-provider';
 import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
+import { createGuessing } from './accounts/guessing.ts';
 import { createStanding } from './accounts/standing.ts';
 import { type AuditFields, createAudit } from './audit.ts';
 import { changesBetween } from './config/changes.ts';
@@ -26,13 +27,14 @@ import { usualAlgorithm } from './config/schema.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError, ServerError } from './errors.ts';
-import { hostOf } from './federation/destinations.ts';
+import { hostOf, parseHostPatterns } from './federation/destinations.ts';
 import { createIdentityProviders } from './federation/identity-providers.ts';
 import { createOpenIdConnect } from './federation/openid-connect.ts';
 import { createOutgoing, type Outgoing } from './federation/outgoing.ts';
 import { createPasswordVerifier } from './federation/password-verifier.ts';
 import { allowOrigins } from './http/cors.ts';
 import { createCsrf } from './http/csrf.ts';
+import { createDevices } from './http/devices.ts';
 import { keepInteractionCookies } from './http/interaction-cookies.ts';
 import { textsFor } from './http/language.ts';
 import { openListener } from './http/listener.ts';
@@ -224,6 +226,18 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     source: directory,
     maxAgeSeconds: Directory?.DirectoryDown === 'Allow' ? Directory.DirectoryDownMaxAge : 0,
   });
+  const { ExemptNetworks } = settings.Guessing;
+  const exempt = parseHostPatterns([...ExemptNetworks, ...settings.Listener.TrustedProxies]);
+  const guessing = starting.use(
+    createGuessing({
+      db,
+      log,
+      now,
+      key: keys.deriveKey('guesses'),
+      hasDomains: directory !== undefined || verifier !== undefined,
+      isExempt: exempt.hasAddress,
+    }),
+  );
   let context: ServerContext = {
     audit,
     log,
@@ -237,12 +251,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       accounts,
       audit,
       externalLogins,
+      guessing,
       metrics,
       tracing,
       sources: [directory, verifier].filter((source) => source !== undefined),
       isReserved: registry.isClientAccount,
       onAccepted: standing.noteSignIn,
     }),
+    guessing,
     standing,
     identityProviders: createIdentityProviders({
       log,
@@ -559,7 +575,7 @@ function createApp(
   context: ServerContext,
   { adapter, assets, farewells, outgoing, samlKey, tracing, windows, windowsLogin }: AppParts,
 ) {
-  const { audit, brand, keys, log, registry } = context;
+  const { audit, brand, guessing, keys, log, now, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
   const base = basePathOf(server.PublicUrl);
@@ -580,8 +596,14 @@ function createApp(
   });
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
+  const devices = createDevices({
+    guessing,
+    now,
+    key: keys.deriveKey('known devices'),
+    isSecure: publicUrl.protocol === 'https:',
+  });
   const external = createExternalSteps({ ...context, attempts: createAttempts(context) });
-  const login = createLoginRoutes(context, { engine: () => engine, csrf, external });
+  const login = createLoginRoutes(context, { engine: () => engine, csrf, devices, external });
   const verifyIdToken = createIdTokenVerifier(context);
   const verifyIdTokenHint = createIdTokenVerifier(context, { mayHaveExpired: true });
   const status = createTokenStatus(context, { verifyAccessToken, verifyIdToken });
@@ -666,7 +688,7 @@ function createApp(
   if (samlKey !== undefined) {
     mount(
       new URL(server.WsFed.PublicUrl).pathname,
-      createWsFed({ ...context, csrf, signer: samlKey, windows }),
+      createWsFed({ ...context, csrf, devices, signer: samlKey, windows }),
     );
     // Both applications have the one stylesheet and logo, at the address of the first.
     if (!server.Mounts.includes('Oidc')) mount(base, assets);

@@ -19,6 +19,7 @@ import {
   toUsableFacts,
 } from './accounts.ts';
 import type { ExternalLogins, IdentitySource, Linkable } from './external-logins.ts';
+import type { GuessBlock, Guessing, GuessOrigin } from './guessing.ts';
 import type { PasswordProblem } from './passwords.ts';
 
 /** Somebody whom a source of passwords knows. */
@@ -76,21 +77,27 @@ export type PasswordResult =
   | { readonly kind: 'must-change'; readonly account: Account; readonly pending: PendingChange }
   | { readonly kind: 'refused'; readonly reason: string; readonly accountId?: string }
   /** A source that may know the name does not answer. */
-  | { readonly kind: 'unavailable'; readonly reason: string };
+  | { readonly kind: 'unavailable'; readonly reason: string }
+  /** Too many wrong ones have been tried; whether this one is right is nobody's to know now. */
+  | { readonly kind: 'blocked'; readonly block: GuessBlock };
 
 /** Whose account it is, where there is one. For the audit log: whoever asked is not told. */
 export function accountIdOf(result: PasswordResult): string | undefined {
-  if (result.kind === 'unavailable') return undefined;
+  if (result.kind === 'unavailable' || result.kind === 'blocked') return undefined;
   return result.kind === 'refused' ? result.accountId : result.account.accountId;
 }
 
 export type ChangeResult =
   | { readonly kind: 'changed'; readonly account: Account }
-  | { readonly kind: 'refused' | 'unavailable'; readonly problem: PasswordProblem };
+  | { readonly kind: 'refused' | 'unavailable'; readonly problem: PasswordProblem }
+  | { readonly kind: 'blocked'; readonly block: GuessBlock };
 
 export interface Credentials {
-  /** Verifies a password; one statement where the account's own decides, and no source is asked then. */
-  verify(name: string, password: string): Promise<PasswordResult>;
+  /**
+   * Verifies a password, unless too many wrong ones have been tried; two statements where the account's own decides,
+   * and no source is asked then.
+   */
+  verify(name: string, password: string, origin: GuessOrigin): Promise<PasswordResult>;
 
   /**
    * Sets the password that somebody chose who had to, by the fields `newPassword`, `repeatPassword` and, where a
@@ -98,13 +105,18 @@ export interface Credentials {
    *
    * @throws {ServerError} ERR_FORM_EXPIRED where the change is no longer possible
    */
-  changePassword(pending: PendingChange, form: Readonly<Record<string, string>>): Promise<ChangeResult>;
+  changePassword(
+    pending: PendingChange,
+    form: Readonly<Record<string, string>>,
+    origin: GuessOrigin,
+  ): Promise<ChangeResult>;
 }
 
 interface Needs {
   readonly accounts: Accounts;
   readonly externalLogins: Pick<ExternalLogins, 'findLinks' | 'resolve'>;
   readonly audit: Pick<Audit, 'record'>;
+  readonly guessing: Pick<Guessing, 'begin'>;
   readonly metrics: Pick<Metrics, 'countPassword'>;
   readonly tracing?: Pick<Tracing, 'within'> | undefined;
   /** Asked in this order. */
@@ -118,7 +130,8 @@ interface Needs {
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
-  const { accounts, audit, externalLogins, metrics, sources, tracing, isReserved, onAccepted } = needs;
+  const { accounts, audit, externalLogins, guessing, metrics, sources, tracing, isReserved, onAccepted } =
+    needs;
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
@@ -165,6 +178,7 @@ export function createCredentials(needs: Needs): Credentials {
     { accountId }: PendingChange,
     source: PasswordSource | undefined,
     { currentPassword = '', newPassword = '', repeatPassword = '' }: Readonly<Record<string, string>>,
+    origin: GuessOrigin,
   ): Promise<ChangeResult> {
     const links = await externalLogins.findLinks(accountId);
     const link = links.find(({ issuer }) => issuer === source?.issuer);
@@ -176,7 +190,14 @@ export function createCredentials(needs: Needs): Credentials {
     // Before anything is changed there.
     await getUsable(accountId);
     const passwords = { current: currentPassword, next: newPassword };
+    const guess = guessing.begin('account', accountId, origin);
+    const block = await guess.findBlock();
+    if (block !== undefined) return { kind: 'blocked', block };
     const result = await source.changePassword(link.subject, passwords);
+    if (result.kind === 'refused' && result.reason === 'password') {
+      const late = await guess.fail();
+      if (late !== undefined) return { kind: 'blocked', block: late };
+    }
     if (result.kind === 'unavailable') {
       audit.record(
         ['password', 'failed'],
@@ -206,7 +227,7 @@ export function createCredentials(needs: Needs): Credentials {
 
   /** An account that is there for a client is for no person to sign in as. */
   function refuseReserved(result: PasswordResult): PasswordResult {
-    if (result.kind === 'refused' || result.kind === 'unavailable') return result;
+    if (result.kind !== 'accepted' && result.kind !== 'must-change') return result;
     const { accountId } = result.account;
     return isReserved(accountId) ? { kind: 'refused', reason: 'client-account', accountId } : result;
   }
@@ -219,20 +240,32 @@ export function createCredentials(needs: Needs): Credentials {
     return sources.length === 0 ? toPasswordResult(local) : askSources(name, password);
   }
 
+  async function verifyGuarded(name: string, password: string, origin: GuessOrigin): Promise<PasswordResult> {
+    const guess = guessing.begin('account', name, origin);
+    const early = await guess.findBlock();
+    if (early !== undefined) return { kind: 'blocked', block: early };
+    const result = refuseReserved(await verify(name, password));
+    // Who got no answer has not guessed.
+    if (result.kind === 'unavailable' || result.kind === 'blocked') return result;
+    const late = await (result.kind === 'refused' ? guess.fail() : guess.succeed());
+    return late === undefined ? result : { kind: 'blocked', block: late };
+  }
+
   return {
-    async verify(name, password) {
-      const result = refuseReserved(await verify(name, password));
+    async verify(name, password, origin) {
+      const result = await verifyGuarded(name, password, origin);
       metrics.countPassword(result.kind);
       return result;
     },
 
-    async changePassword(pending, form) {
+    async changePassword(pending, form, origin) {
       const { accountId, proof, source } = pending;
       if (source !== undefined) {
         return changeInSource(
           pending,
           sources.find((one) => one.name === source),
           form,
+          origin,
         );
       }
       if (proof === undefined) throw overtaken();

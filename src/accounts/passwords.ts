@@ -84,6 +84,7 @@ async function derive(
 /** What a person is told of a new password that is not taken; `limit` is in characters. */
 export interface PasswordProblem {
   readonly kind:
+    | 'blocked'
     | 'control'
     | 'different'
     | 'long'

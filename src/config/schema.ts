@@ -623,6 +623,17 @@ export const ServerSettings = z.strictObject({
       description:
         'An endpoint of your own that verifies passwords, for a store of users that nothing else can read. See docs/directory.md.',
     }),
+  Guessing: z
+    .strictObject({
+      ExemptNetworks: list(network()).default([]).meta({
+        description:
+          'Addresses and networks behind which many users or programs stand, such as that of an application that signs its users in by the flow ResourceOwner: wrong passwords from there are counted by account alone.',
+      }),
+    })
+    .prefault({})
+    .meta({
+      description: 'How wrong passwords and secrets are counted. See docs/passwords.md.',
+    }),
   OutgoingProxy: webUrl().optional().meta({
     description: 'Proxy for the calls that the server makes itself, such as http://proxy.example.com:3128.',
   }),

@@ -19,6 +19,7 @@ import type { Client, Provider as IdentityProvider } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
+import { type Devices, setBlocked } from '../http/devices.ts';
 import { readForm } from '../http/form.ts';
 import { textsFor, toUiLocales, withUiLocales } from '../http/language.ts';
 import { allowImage, requireMethod } from '../http/middleware.ts';
@@ -65,7 +66,12 @@ interface Step {
 /** Makes the routes. `engine` answers for the provider in force; `csrf` protects the forms. */
 export function createLoginRoutes(
   { audit, brand, credentials, log, now, registry, tokens }: Needs,
-  { engine, csrf, external }: { engine: () => Provider; csrf: Csrf; external: ExternalSteps },
+  {
+    engine,
+    csrf,
+    devices,
+    external,
+  }: { engine: () => Provider; csrf: Csrf; devices: Devices; external: ExternalSteps },
 ): Router {
   const router = new Router();
   const isSecure = registry.configuration.server.PublicUrl.startsWith('https:');
@@ -387,7 +393,18 @@ export function createLoginRoutes(
       await showLogin(step, { userName: username });
       return;
     }
-    const result = await credentials.verify(username, password);
+    const result = await credentials.verify(username, password, devices.originOf(ctx, username));
+    if (result.kind === 'blocked') {
+      const { counter } = result.block;
+      audit.record(
+        ['sign-in', 'refused'],
+        { clientId: client.ClientId, reason: 'too-many-attempts', counter },
+        'sign-in refused',
+      );
+      setBlocked(ctx, result.block);
+      await showLogin(step, { userName: username, error: 'busy' });
+      return;
+    }
     if (result.kind === 'unavailable') {
       audit.record(
         ['sign-in', 'failed'],
@@ -436,7 +453,18 @@ export function createLoginRoutes(
   async function takeNewPassword(step: Step, pending: PendingChange, form: Form): Promise<void> {
     const { interaction } = step;
     const { accountId } = pending;
-    const result = await credentials.changePassword(pending, form);
+    const result = await credentials.changePassword(pending, form, devices.originOf(step.ctx, accountId));
+    if (result.kind === 'blocked') {
+      const { counter } = result.block;
+      audit.record(
+        ['password', 'refused'],
+        { clientId: step.client.ClientId, accountId, reason: 'too-many-attempts', counter },
+        'password not changed',
+      );
+      setBlocked(step.ctx, result.block);
+      showChangePassword(step, pending, { kind: 'blocked' });
+      return;
+    }
     if (result.kind !== 'changed') {
       step.ctx.status = result.kind === 'refused' ? 400 : 503;
       showChangePassword(step, pending, result.problem);
@@ -450,6 +478,7 @@ export function createLoginRoutes(
   }
 
   async function signIn(step: Step, { accountId, stamp }: Account): Promise<void> {
+    devices.remember(step.ctx, accountId);
     audit.record(
       ['sign-in', 'success'],
       { clientId: step.client.ClientId, accountId, identityProvider: 'local' },

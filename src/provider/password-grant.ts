@@ -4,6 +4,7 @@ import { type Account, toClaims } from '../accounts/accounts.ts';
 import { accountIdOf } from '../accounts/credentials.ts';
 import { offlineAccess } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
+import type { RequestState } from '../http/middleware.ts';
 import { collectUserClaims, setAuthentication } from './access-token.ts';
 import { addScopes, grantLifetimeSeconds, setTokenClaims } from './grants.ts';
 import { settleScopes, toResourceServer } from './scopes.ts';
@@ -103,7 +104,17 @@ export function createPasswordGrant(
     ctx.body = body;
 
     async function verify(name: string, secret: string): Promise<Account> {
-      const result = await credentials.verify(name, secret);
+      const { clientAddress: address } = ctx.state as RequestState;
+      const result = await credentials.verify(name, secret, { address });
+      if (result.kind === 'blocked') {
+        const { counter, seconds } = result.block;
+        audit.record(
+          ['sign-in', 'refused'],
+          { clientId: client.clientId, reason: 'too-many-attempts', counter },
+          'password grant refused',
+        );
+        ctx.set('Retry-After', String(seconds));
+      }
       if (result.kind === 'unavailable') {
         audit.record(
           ['sign-in', 'failed'],
@@ -118,7 +129,9 @@ export function createPasswordGrant(
         return result.account;
       }
       const reason = result.kind === 'refused' ? result.reason : result.kind;
-      audit.record(['sign-in', 'refused'], { ...about, reason }, 'password grant refused');
+      if (result.kind !== 'blocked') {
+        audit.record(['sign-in', 'refused'], { ...about, reason }, 'password grant refused');
+      }
       const refusal = new errors.InvalidGrant(reason);
       // IdentityServer3's words, which clients compare.
       refusal.error_description =

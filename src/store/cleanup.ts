@@ -22,6 +22,9 @@ export interface DeleteOptions {
   mayGoOn?: () => Promise<boolean> | boolean;
 }
 
+/** Where rows have an end: an indexed `expiresAt`, and an `id`. */
+const tables = ['OidcToken', 'OidcGuess'] as const;
+
 /** Deletes every row whose end is not after `now` (seconds), in batches by the indexed end. Returns how many. */
 export async function deleteExpired(
   db: Pick<Database, 'knex'>,
@@ -29,22 +32,25 @@ export async function deleteExpired(
   { mayGoOn = () => true, signal }: DeleteOptions = {},
 ): Promise<number> {
   let deleted = 0;
-  while (await mayGoOn()) {
-    const count = await db
-      .knex('OidcToken')
-      .whereIn('id', (expired) =>
-        expired
-          .select('id')
-          .from('OidcToken')
-          .where('expiresAt', '<=', now)
-          .orderBy('expiresAt')
-          .limit(batchSize),
-      )
-      .delete();
-    deleted += count;
-    if (count < batchSize || signal?.aborted) break;
-    // SQLite answers synchronously: without this the requests would wait for the last batch.
-    await letOthersRun();
+  for (const table of tables) {
+    while (await mayGoOn()) {
+      const count = await db
+        .knex(table)
+        .whereIn('id', (expired) =>
+          expired
+            .select('id')
+            .from(table)
+            .where('expiresAt', '<=', now)
+            .orderBy('expiresAt')
+            .limit(batchSize),
+        )
+        .delete();
+      deleted += count;
+      if (signal?.aborted) return deleted;
+      if (count < batchSize) break;
+      // SQLite answers synchronously: without this the requests would wait for the last batch.
+      await letOthersRun();
+    }
   }
   return deleted;
 }
@@ -82,7 +88,7 @@ export function startCleanup(
         const deleted = await deleteExpired(db, now(), { signal: stop.signal, mayGoOn });
         metrics.countCleanup(deleted);
         const seconds = Math.round((performance.now() - startedAt) / 100) / 10;
-        if (deleted > 0) log.info({ deleted, seconds }, 'expired tokens deleted');
+        if (deleted > 0) log.info({ deleted, seconds }, 'expired rows deleted');
       } catch (err) {
         log.error({ err }, 'expired token cleanup failed');
       }

@@ -29,6 +29,7 @@ import {
 } from '../federation/saml-issuing.ts';
 import { actions } from '../federation/ws-federation.ts';
 import { type Csrf, refuseForeignPost } from '../http/csrf.ts';
+import { type Devices, setBlocked } from '../http/devices.ts';
 import { readForm } from '../http/form.ts';
 import { textsFor, uiLocalesOf, withUiLocales } from '../http/language.ts';
 import { allowFrames, allowScript, requireMethod } from '../http/middleware.ts';
@@ -54,6 +55,7 @@ type Needs = Pick<
   | 'tokens'
 > & {
   csrf: Csrf;
+  devices: Devices;
   signer: SamlSigner & { readonly nextCertificate: string | undefined };
   /** Where users are signed in by Windows. */
   windows: WindowsSignIn | undefined;
@@ -99,6 +101,7 @@ export function createWsFed(needs: Needs): Middleware {
     brand,
     credentials,
     csrf,
+    devices,
     metrics,
     now,
     registry,
@@ -335,8 +338,17 @@ export function createWsFed(needs: Needs): Middleware {
       await takeNewPassword(ctx, request, form);
       return;
     }
-    const result = await credentials.verify(userName, form.password ?? '');
-    if (result.kind === 'unavailable') {
+    const result = await credentials.verify(userName, form.password ?? '', devices.originOf(ctx, userName));
+    if (result.kind === 'blocked') {
+      const { counter } = result.block;
+      audit.record(
+        ['sign-in', 'refused'],
+        { relyingParty: request.party.Name, reason: 'too-many-attempts', counter },
+        'sign-in refused',
+      );
+      setBlocked(ctx, result.block);
+      showLogin(ctx, request, { userName, error: 'busy' });
+    } else if (result.kind === 'unavailable') {
       audit.record(
         ['sign-in', 'failed'],
         { relyingParty: request.party.Name, reason: result.reason },
@@ -386,7 +398,18 @@ export function createWsFed(needs: Needs): Middleware {
       return;
     }
     const { accountId } = pending;
-    const result = await credentials.changePassword(pending, form);
+    const result = await credentials.changePassword(pending, form, devices.originOf(ctx, accountId));
+    if (result.kind === 'blocked') {
+      const { counter } = result.block;
+      audit.record(
+        ['password', 'refused'],
+        { relyingParty: request.party.Name, accountId, reason: 'too-many-attempts', counter },
+        'password not changed',
+      );
+      setBlocked(ctx, result.block);
+      showChangePassword(ctx, request, pending, { kind: 'blocked' });
+      return;
+    }
     if (result.kind !== 'changed') {
       ctx.status = result.kind === 'refused' ? 400 : 503;
       showChangePassword(ctx, request, pending, result.problem);
@@ -421,6 +444,7 @@ export function createWsFed(needs: Needs): Middleware {
     method: WsFedSession['method'],
   ): Promise<void> {
     const { accountId, stamp } = account;
+    if (method === 'password') devices.remember(ctx, accountId);
     const begun = { accountId, stamp, authenticatedAt: now(), method };
     const session = await sessions.start(ctx, begun, {
       realm: request.party.Realm,
@@ -550,6 +574,7 @@ export function createWsFed(needs: Needs): Middleware {
     {
       userName,
       error,
+      problem,
       windowsProblem,
     }: { userName: string; error?: LoginError; windowsProblem?: keyof Texts['login']['windowsProblems'] },
   ) {

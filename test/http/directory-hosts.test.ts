@@ -158,10 +158,11 @@ test('a directory that hangs is asked 32 questions at once, and local accounts s
     const link = { normalizedName: name, provider: 'directory', issuer: 'urn:directory', subject: name };
     await context.db.knex('OidcUserLogin').insert({ id: name, ...link, createdAt: 1, checkedAt: 1 });
   }
+  const origin = { address: '127.0.0.1' };
   const begun = performance.now();
   const running = Promise.all(names.map(async (name) => (await context.standing.check(name)).kind));
   while (between.connections < 32 && performance.now() - begun < 1500) await sleep(20);
-  assert.equal((await context.credentials.verify('alice', 'Pass-word-1')).kind, 'accepted');
+  assert.equal((await context.credentials.verify('alice', 'Pass-word-1', origin)).kind, 'accepted');
   assert.equal(between.connections, 32);
   assert.deepEqual([...new Set(await running)], ['unknown']);
   assert.ok(performance.now() - begun < 6000, `${performance.now() - begun} ms`);
@@ -169,7 +170,7 @@ test('a directory that hangs is asked 32 questions at once, and local accounts s
   assert.ok(between.most <= 64, `${between.most} connections`);
   // Every turn has come back: more questions than that, one after the other.
   between.isKept = () => false;
-  assert.equal((await context.credentials.verify('nobody', password)).kind, 'refused');
+  assert.equal((await context.credentials.verify('nobody', password, origin)).kind, 'refused');
   const later = await Promise.all(names.map(async (name) => (await context.standing.check(name)).kind));
   assert.deepEqual([...new Set(later)], ['ended']);
 });

@@ -285,7 +285,7 @@ test('a refused login is announced, named in the title and tied to the fields', 
 });
 
 test('a login that failed for another reason marks no field as wrong', () => {
-  for (const error of ['form-expired', 'busy'] as const) {
+  for (const error of ['form-expired', 'unavailable'] as const) {
     const tags = parse(loginPage({ ...form, userName: 'alice', error }));
     assert.ok(tags.some(({ attributes }) => attributes.role === 'alert'));
     assert.ok(!tags.some(({ attributes }) => attributes['aria-invalid'] !== undefined));

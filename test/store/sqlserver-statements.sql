@@ -69,6 +69,16 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0007-las
 commit;
 go
 
+-- 0008-guesses
+set xact_abort on;
+begin transaction;
+CREATE TABLE [postern].[OidcGuess] ([id] char(43) collate Latin1_General_BIN2 not null, [subject] char(43) collate Latin1_General_BIN2 null, [failures] int not null, [freeTries] int not null, [delaySeconds] int not null, [longestSeconds] int not null, [openAt] bigint not null, [expiresAt] bigint not null, CONSTRAINT [OidcGuess_pkey] PRIMARY KEY ([id]));
+CREATE INDEX [oidcguess_subject_index] ON [postern].[OidcGuess] ([subject]);
+CREATE INDEX [oidcguess_expiresat_index] ON [postern].[OidcGuess] ([expiresAt]);
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0008-guesses');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
@@ -101,8 +111,18 @@ select [normalizedName] from [postern].[OidcUser] where [normalizedName] = @p0 a
 insert into [postern].[OidcLastUse] ([kind], [name], [usedAt]) values (@p0, @p1, @p2);
 select [name], [usedAt] from [postern].[OidcLastUse] where [kind] = @p0;
 
+-- guesses
+select [id], [failures], [delaySeconds], [openAt], [expiresAt] from [postern].[OidcGuess] where [id] in (@p0, @p1, @p2, @p3, @p4) and [expiresAt] > @p5;
+select top (@p0) [id], [failures], [delaySeconds], [openAt], [expiresAt] from [postern].[OidcGuess] where [expiresAt] > @p1 order by [expiresAt] desc;
+update [postern].[OidcGuess] set [failures] = [failures] + 1, [delaySeconds] = case when [failures] + 1 < [freeTries] then 0 when [delaySeconds] = 0 then 1 when [delaySeconds] * 2 > [longestSeconds] then [longestSeconds] else [delaySeconds] * 2 end, [openAt] = @p0 + case when [failures] + 1 < [freeTries] then 0 when [delaySeconds] = 0 then 1 when [delaySeconds] * 2 > [longestSeconds] then [longestSeconds] else [delaySeconds] * 2 end, [expiresAt] = @p1 where [id] in (@p2, @p3, @p4, @p5, @p6) and [expiresAt] > @p7 and ([openAt] <= @p8 or [id] in (@p9, @p10));select @@rowcount;
+update [postern].[OidcGuess] set [failures] = @p0, [delaySeconds] = @p1 where [id] = @p2 and [openAt] <= @p3;select @@rowcount;
+delete from [postern].[OidcGuess] where [id] in (@p0, @p1, @p2, @p3, @p4) and [expiresAt] <= @p5;select @@rowcount;
+delete from [postern].[OidcGuess] where [subject] = @p0;select @@rowcount;
+insert into [postern].[OidcGuess] ([delaySeconds], [expiresAt], [failures], [freeTries], [id], [longestSeconds], [openAt], [subject]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7), (@p8, @p9, @p10, @p11, @p12, @p13, @p14, @p15), (@p16, @p17, @p18, @p19, @p20, @p21, @p22, @p23), (@p24, @p25, @p26, @p27, @p28, @p29, @p30, @p31), (@p32, @p33, @p34, @p35, @p36, @p37, @p38, @p39);
+
 -- cleanup
 delete from [postern].[OidcToken] where [id] in (select top (@p0) [id] from [postern].[OidcToken] where [expiresAt] <= @p1 order by [expiresAt] asc);select @@rowcount;
+delete from [postern].[OidcGuess] where [id] in (select top (@p0) [id] from [postern].[OidcGuess] where [expiresAt] <= @p1 order by [expiresAt] asc);select @@rowcount;
 
 -- accounts
 select top (@p0) * from [postern].[OidcUser] where [normalizedName] = @p1;

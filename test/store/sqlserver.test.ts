@@ -13,6 +13,7 @@ import { test } from 'node:test';
 import knexFactory, { type Knex } from 'knex';
 import { createAccounts } from '../../src/accounts/accounts.ts';
 import { createExternalLogins } from '../../src/accounts/external-logins.ts';
+import { createGuessing } from '../../src/accounts/guessing.ts';
 import { createAudit } from '../../src/audit.ts';
 import { ServerError } from '../../src/errors.ts';
 import { createKeyStore } from '../../src/keys/key-store.ts';
@@ -84,6 +85,19 @@ async function writeStatements(): Promise<string> {
   section('tokens', ofTokens);
   createLastUses({ db: note(ofLastUses) });
   section('last uses', ofLastUses);
+
+  const counts = await record(() => []);
+  const ofGuesses: string[] = [];
+  using guessing = createGuessing({
+    db: { knex: counts.knex, ...note(ofGuesses) },
+    log: createLogger({ level: 'silent', format: 'json' }),
+    now: () => 1,
+    key: Buffer.alloc(32),
+    hasDomains: false,
+    isExempt: () => false,
+  });
+  await guessing.begin('account', 'alice', { address: '192.0.2.1' }).fail();
+  section('guesses', [...ofGuesses, ...counts.statements]);
 
   const cleanup = await record(() => []);
   await deleteExpired({ knex: cleanup.knex }, 1);

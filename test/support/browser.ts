@@ -18,9 +18,16 @@ interface Cookie {
 /**
  * Makes a browser with an empty cookie jar.
  *
+ * @param headers go with every request, such as those of a proxy before it
  * @param origins where requests to an origin really go, as through a proxy that ends TLS
  */
-export function createBrowser({ origins = {} }: { origins?: Readonly<Record<string, string>> } = {}) {
+export function createBrowser({
+  headers = {},
+  origins = {},
+}: {
+  headers?: Readonly<Record<string, string>>;
+  origins?: Readonly<Record<string, string>>;
+} = {}) {
   const setCookies: string[] = [];
   const jar = new Map<string, Cookie>();
 
@@ -33,6 +40,7 @@ export function createBrowser({ origins = {} }: { origins?: Readonly<Record<stri
       redirect: 'manual',
       headers: {
         accept: 'text/html,application/xhtml+xml',
+        ...headers,
         ...(cookies.length > 0
           ? { cookie: cookies.map(({ name, value }) => `${name}=${value}`).join('; ') }
           : undefined),
