@@ -7,6 +7,7 @@ import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable, retryAfterSeconds } from '../errors.ts';
 import { hashValue } from '../store/tokens.ts';
+import { blockFields } from './client-authentication.ts';
 
 interface ProtocolError extends Error {
   readonly error?: string;
@@ -72,7 +73,7 @@ export function reportEvents(
       (ctx.state as { protocolError?: string | undefined }).protocolError = reason;
       audit.record(
         [name, err.error === 'temporarily_unavailable' ? 'failed' : 'refused'],
-        { ...fieldsOf(ctx), error: err.error, reason },
+        { ...fieldsOf(ctx), error: err.error, reason, ...blockFields(ctx) },
         isReplay ? 'refresh token replayed' : message,
         isReplay ? 'warn' : 'info',
       );

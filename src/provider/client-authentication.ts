@@ -3,8 +3,13 @@
  * an end of its own, and are compared in constant time.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
+import type { Context } from 'koa';
+import type { GuessBlock } from '../accounts/guessing.ts';
 import type { Client, Configuration } from '../config/load.ts';
 import { digestOf } from '../config/published-secrets.ts';
+import type { ServerContext } from '../context.ts';
+import { isDatabaseUnavailable } from '../errors.ts';
+import type { RequestState } from '../http/middleware.ts';
 
 /** An id and a secret as the caller sent them. */
 export interface Credentials {
@@ -16,7 +21,13 @@ export interface Credentials {
 export interface CallerState {
   /** A client whose secret has been verified already, in a spelling that the engine would not read. */
   verifiedClientId?: string;
+  /** Why no secret of this request is looked at. */
+  secretBlock?: GuessBlock;
+  /** What this request has sent is no right secret. */
+  hasGuessed?: boolean;
 }
+
+type GuardNeeds = Pick<ServerContext, 'guessing' | 'log' | 'metrics' | 'now' | 'registry'>;
 
 type Secrets = Client['ClientSecrets'];
 
@@ -41,6 +52,55 @@ export function verifySecret(
     if (isEqual && (expiresAt === undefined || expiresAt > now)) matches = true;
   }
   return matches;
+}
+
+/** One way to read what a caller has sent, and what its secret may be; nothing where nobody is called so. */
+export interface SecretReading extends Credentials {
+  readonly secrets: Secrets;
+}
+
+/**
+ * The reading whose secret is right, as {@link verifySecret}. None, too, while too many wrong ones come for that id or
+ * from there, which the request's state then says. Wrong ones are counted; a right one costs no statement.
+ */
+export async function findRightSecret<Reading extends SecretReading>(
+  ctx: Pick<Context, 'state'>,
+  { guessing, log, metrics, now, registry }: GuardNeeds,
+  readings: readonly Reading[],
+): Promise<Reading | undefined> {
+  const state = ctx.state as CallerState & RequestState;
+  const guesses = new Map(
+    readings.map(({ id }) => [id, guessing.begin('client', id, { address: state.clientAddress })]),
+  );
+  let block: GuessBlock | undefined;
+  try {
+    for (const guess of guesses.values()) block ??= await guess.findBlock();
+    const right = readings.find(({ secret, secrets }) =>
+      verifySecret(registry.configuration, secrets, secret, now()),
+    );
+    if (block === undefined && right !== undefined) return right;
+    if (block === undefined) for (const guess of guesses.values()) block ??= await guess.fail();
+  } catch (err) {
+    if (!isDatabaseUnavailable(err)) throw err;
+    // This node remembers it all the same. To refuse right ones would make every outage one of all clients.
+    log.warn({ err }, 'wrong secret not counted for other nodes');
+  }
+  if (block !== undefined) state.secretBlock = block;
+  state.hasGuessed = guesses.size > 0;
+  metrics.countSecret(block === undefined ? 'refused' : 'blocked');
+  return undefined;
+}
+
+/** For the audit log: why no secret of this request was looked at; nothing where one was. */
+export function blockFields({ state }: Pick<Context, 'state'>): { reason?: string; counter?: string } {
+  const { secretBlock } = state as CallerState;
+  return secretBlock === undefined ? {} : { reason: 'too-many-attempts', counter: secretBlock.counter };
+}
+
+/** Tells a program that no secret was looked at when to come again. */
+export function setRetryAfter(ctx: Context): void {
+  const { secretBlock } = ctx.state as CallerState;
+  if (secretBlock !== undefined) ctx.set('Retry-After', String(secretBlock.seconds));
 }
 
 /**

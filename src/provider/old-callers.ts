@@ -8,7 +8,15 @@ import type { ServerContext } from '../context.ts';
 import { ServerError } from '../errors.ts';
 import { readForm, refuseLargeBody } from '../http/form.ts';
 import { carriedAcrValues } from '../registry/identity-providers.ts';
-import { type CallerState, parseBasic, toBasic, verifySecret } from './client-authentication.ts';
+import {
+  type CallerState,
+  type Credentials,
+  findRightSecret,
+  parseBasic,
+  type SecretReading,
+  setRetryAfter,
+  toBasic,
+} from './client-authentication.ts';
 import { routes } from './provider.ts';
 
 /** Longer queries are cut by browsers and proxies on the way. */
@@ -36,7 +44,11 @@ interface OAuthAnswer {
 }
 
 /** Makes the middleware; it goes before the engine, under the mount. */
-export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 'registry'>): Middleware {
+export function acceptOldCallers(
+  needs: Pick<ServerContext, 'guessing' | 'log' | 'metrics' | 'now' | 'registry'>,
+): Middleware {
+  const { now, registry } = needs;
+
   return async function acceptOldCaller(ctx, next) {
     const path = ctx.path.toLowerCase();
     refuseLargeBody(ctx);
@@ -56,10 +68,14 @@ export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 
     }
 
     if (path === routes.authorization && ctx.method === 'GET') carryPastOpenId(ctx);
-    if (path === routes.token) verifyBasic(ctx);
+    if (path === routes.token) await verifyBasic(ctx);
 
     await next();
-    if (path === routes.token) correctTokenError(ctx);
+    if (path === routes.token) {
+      await countUnknownClient(ctx);
+      correctTokenError(ctx);
+      setRetryAfter(ctx);
+    }
     if (path === routes.userinfo) correctUserinfoError(ctx);
   };
 
@@ -67,15 +83,27 @@ export function acceptOldCallers({ now, registry }: Pick<ServerContext, 'now' | 
    * IdentityServer3 read Basic as it stands (RFC 6749 section 2.3.1 says form-encoded), and in UTF-8. Credentials
    * that the engine would not read so, but that are right, reach it in a form that it does.
    */
-  function verifyBasic(ctx: Context): void {
-    for (const { id, secret } of parseBasic(ctx.get('authorization') || undefined)) {
-      const client = registry.findClient(id);
-      if (client === undefined || !verifySecret(registry.configuration, client.ClientSecrets, secret, now()))
-        continue;
-      (ctx.state as CallerState).verifiedClientId = id;
-      ctx.req.headers.authorization = toBasic({ id, secret: 'verified' });
+  async function verifyBasic(ctx: Context): Promise<void> {
+    const sent = parseBasic(ctx.get('authorization') || undefined);
+    const right = await findRightSecret(ctx, needs, sent.map(toReading));
+    if (right === undefined) return;
+    (ctx.state as CallerState).verifiedClientId = right.id;
+    ctx.req.headers.authorization = toBasic({ id: right.id, secret: 'verified' });
+  }
+
+  /** The engine compares no secret where it finds no client; whoever looks for one is counted all the same. */
+  async function countUnknownClient(ctx: Context): Promise<void> {
+    const { error } = (ctx.body ?? {}) as OAuthAnswer;
+    const { hasGuessed } = ctx.state as CallerState;
+    const { client_id: id, client_secret: secret } =
+      (ctx as Context & { oidc?: { body?: Record<string, unknown> } }).oidc?.body ?? {};
+    if (error !== 'invalid_client' || hasGuessed || typeof id !== 'string' || typeof secret !== 'string')
       return;
-    }
+    await findRightSecret(ctx, needs, [{ id, secret, secrets: [] }]);
+  }
+
+  function toReading({ id, secret }: Credentials): SecretReading {
+    return { id, secret, secrets: registry.findClient(id)?.ClientSecrets ?? [] };
   }
 
   /** Without `openid` there is no ID token for a nonce, and the engine takes no `acr_values`, which name the way in. */

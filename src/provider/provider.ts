@@ -36,7 +36,7 @@ import {
   refuseOtherHints,
 } from './access-token.ts';
 import { reportEvents } from './audit.ts';
-import { type CallerState, verifySecret } from './client-authentication.ts';
+import { type CallerState, findRightSecret } from './client-authentication.ts';
 import {
   admitOldRedirects,
   buildEngineClients,
@@ -69,6 +69,7 @@ type Context = Pick<
   | 'audit'
   | 'brand'
   | 'credentials'
+  | 'guessing'
   | 'keys'
   | 'log'
   | 'metrics'
@@ -134,11 +135,14 @@ export function createProvider(
   ) {
     const client = registry.findClient(this.clientId);
     if (client === undefined) return false;
-    const { verifiedClientId } = (currentContext()?.state ?? {}) as CallerState;
-    return (
-      verifiedClientId === this.clientId ||
-      verifySecret(registry.configuration, client.ClientSecrets, secret, now())
-    );
+    const ctx = currentContext();
+    if (ctx === undefined) return false;
+    const { hasGuessed, verifiedClientId } = ctx.state as CallerState;
+    if (verifiedClientId === this.clientId) return true;
+    // Whatever the engine reads in a header has been read before, and counted.
+    if (hasGuessed) return false;
+    const reading = { id: this.clientId, secret, secrets: client.ClientSecrets };
+    return (await findRightSecret(ctx, context, [reading])) !== undefined;
   } as typeof engine.Client.prototype.compareClientSecret;
 
   let clients: ReadonlyMap<string, EngineClient> = new Map();

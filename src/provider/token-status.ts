@@ -18,12 +18,19 @@ import {
   type IdTokenVerifier,
   toScopes,
 } from './access-token.ts';
-import { type Credentials, parseBasic, verifySecret } from './client-authentication.ts';
+import {
+  blockFields,
+  type Credentials,
+  findRightSecret,
+  parseBasic,
+  type SecretReading,
+  setRetryAfter,
+} from './client-authentication.ts';
 import { type AccessTokenFacts, toFurtherClaims, toScalar, toTokenClaims } from './token-layout.ts';
 
 type Needs = Pick<
   ServerContext,
-  'accounts' | 'audit' | 'keys' | 'log' | 'now' | 'registry' | 'standing' | 'tokens'
+  'accounts' | 'audit' | 'guessing' | 'keys' | 'log' | 'metrics' | 'now' | 'registry' | 'standing' | 'tokens'
 >;
 
 /** What a caller accepts who wants the answer of introspection signed (RFC 9701 section 4). */
@@ -48,16 +55,17 @@ export interface TokenStatusHandlers {
 
 /** Makes the handlers of the two endpoints. */
 export function createTokenStatus(
-  { accounts, audit, keys, log, now, registry, standing, tokens }: Needs,
+  needs: Needs,
   {
     verifyAccessToken,
     verifyIdToken,
   }: { verifyAccessToken: AccessTokenVerifier; verifyIdToken: IdTokenVerifier },
 ): TokenStatusHandlers {
+  const { accounts, audit, keys, log, now, registry, standing, tokens } = needs;
   return {
     async introspect(ctx) {
       const form = await readForm(ctx);
-      const caller = authenticate(ctx, form);
+      const caller = await authenticate(ctx, form);
       // RFC 7662 section 2.1: who asks must have proved who it is.
       if (caller.kind === 'client' && isPublic(caller.client))
         throw refuse(ctx, { id: caller.client.ClientId });
@@ -78,7 +86,7 @@ export function createTokenStatus(
 
     async revoke(ctx) {
       const form = await readForm(ctx);
-      const caller = authenticate(ctx, form);
+      const caller = await authenticate(ctx, form);
       if (caller.kind === 'resource') throw refuse(ctx, { id: caller.resource.Name });
       setCorsClient(ctx, caller.client);
       const value = requireToken(form);
@@ -116,7 +124,7 @@ export function createTokenStatus(
   };
 
   /** The caller by id and secret; a public client by its id alone, which may only revoke. */
-  function authenticate(ctx: Context, form: Readonly<Record<string, string>>): Caller {
+  async function authenticate(ctx: Context, form: Readonly<Record<string, string>>): Promise<Caller> {
     const header = ctx.get('authorization') || undefined;
     if (header !== undefined && form.client_secret !== undefined) {
       throw new errors.InvalidRequest('client authentication must only be provided using one mechanism');
@@ -131,26 +139,32 @@ export function createTokenStatus(
           ? []
           : [{ id: form.client_id, secret: form.client_secret ?? '' }]
         : parseBasic(header);
-    for (const { id, secret } of sent) {
-      const resource = registry.findResource(id);
-      if (
-        resource !== undefined &&
-        secret !== '' &&
-        verifySecret(registry.configuration, resource.Secrets, secret, now())
-      ) {
-        return { kind: 'resource', resource };
-      }
-      const client = registry.findClient(id);
-      if (client === undefined) continue;
-      const isPublicCaller = isPublic(client) && secret === '' && header === undefined;
-      if (
-        isPublicCaller ||
-        (secret !== '' && verifySecret(registry.configuration, client.ClientSecrets, secret, now()))
-      ) {
-        return { kind: 'client', client };
-      }
-    }
+    const [first] = sent;
+    const named = first === undefined ? undefined : registry.findClient(first.id);
+    const isById = header === undefined && first?.secret === '';
+    if (isById && named !== undefined && isPublic(named)) return { kind: 'client', client: named };
+    const readings = sent.filter(({ secret }) => secret !== '').flatMap(toReadings);
+    const right = await findRightSecret(ctx, needs, readings);
+    if (right?.caller !== undefined) return right.caller;
     throw refuse(ctx, sent[0]);
+  }
+
+  /** As a resource, and as a client; as nobody where there is neither, which is a guess all the same. */
+  function toReadings(sent: Credentials): readonly (SecretReading & { caller?: Caller })[] {
+    const resource = registry.findResource(sent.id);
+    const client = registry.findClient(sent.id);
+    return [
+      {
+        ...sent,
+        secrets: resource?.Secrets ?? [],
+        ...(resource && { caller: { kind: 'resource', resource } }),
+      },
+      {
+        ...sent,
+        secrets: client?.ClientSecrets ?? [],
+        ...(client && { caller: { kind: 'client', client } }),
+      },
+    ];
   }
 
   function refuse(ctx: Context, { id, secret = '' }: Partial<Credentials> = {}): Error {
@@ -161,10 +175,16 @@ export function createTokenStatus(
     const fields = isKnown ? { clientId: id } : { reason: 'unknown-caller' };
     audit.record(
       ['token', 'refused'],
-      { path: ctx.path, ...fields, ...(isPublished ? { reason: 'published-secret' } : undefined) },
+      {
+        path: ctx.path,
+        ...fields,
+        ...(isPublished ? { reason: 'published-secret' } : undefined),
+        ...blockFields(ctx),
+      },
       'caller refused',
       isPublished ? 'warn' : 'info',
     );
+    setRetryAfter(ctx);
     const { LegacyErrors, PublicUrl } = server;
     const error = new errors.InvalidClientAuth('unknown caller or wrong secret');
     // IdentityServer3 answered 401 at introspection alone.

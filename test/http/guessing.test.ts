@@ -1,5 +1,6 @@
 /** Wrong passwords and secrets, through the real server: who has to wait, who has not, and what they are told. */
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -334,3 +335,127 @@ test('a wrong password costs two statements, and one that has to wait none', asy
   await costOf('alice');
   assert.equal(await costOf('alice'), 0);
 });
+
+const secretPaths: readonly {
+  name: string;
+  send: (issuer: string, secret: string, address: string) => ReturnType<typeof post>;
+}[] = [
+  {
+    name: 'a client secret in the header of the token endpoint',
+    send: (issuer, secret, address) =>
+      post(
+        `${issuer}/connect/token`,
+        { grant_type: 'client_credentials' },
+        { ...basic('batch', secret), ...from(address) },
+      ),
+  },
+  {
+    name: 'a client secret in the body of the token endpoint',
+    send: (issuer, secret, address) =>
+      post(
+        `${issuer}/connect/token`,
+        { grant_type: 'client_credentials', client_id: 'batch', client_secret: secret },
+        from(address),
+      ),
+  },
+  {
+    name: 'the secret of a client at introspection',
+    send: (issuer, secret, address) =>
+      post(`${issuer}/connect/introspect`, { token: 'x' }, { ...basic('batch', secret), ...from(address) }),
+  },
+  {
+    name: 'the secret of a client at revocation',
+    send: (issuer, secret, address) =>
+      post(
+        `${issuer}/connect/revocation`,
+        { token: 'x', client_id: 'batch', client_secret: secret },
+        from(address),
+      ),
+  },
+];
+
+for (const { name, send } of secretPaths) {
+  test(`after ten wrong ones ${name} is not looked at for a while, and elsewhere it is`, async (t) => {
+    const server = await start(t);
+    const wrong = await repeat(10, () => send(server.issuer, 'x', '192.0.2.1'));
+    assert.deepEqual(
+      wrong.map(({ body, headers, status }) => [status, body.error, headers.has('retry-after')]),
+      Array(10).fill([401, 'invalid_client', false]),
+    );
+    const [other] = secretPaths.filter((path) => path.name !== name);
+    for (const path of [send, other?.send ?? send]) {
+      const blocked = await path(server.issuer, 'batch-secret', '192.0.2.9');
+      assert.deepEqual(
+        [blocked.status, blocked.body.error, blocked.headers.get('retry-after')],
+        [401, 'invalid_client', '1'],
+      );
+    }
+    assert.equal((await send(server.issuer, 'batch-secret', '198.51.100.1')).status, 200);
+    server.pass(1);
+    assert.equal((await send(server.issuer, 'batch-secret', '192.0.2.1')).status, 200);
+    assert.ok(
+      server.logged.some(({ counter, reason }) => reason === 'too-many-attempts' && counter === 'pair'),
+    );
+  });
+}
+
+test('the secret of a resource at introspection, and ids that nobody has, are counted too', async (t) => {
+  const server = await start(t);
+  const introspect = (id: string, secret: string) =>
+    post(
+      `${server.issuer}/connect/introspect`,
+      { token: 'x' },
+      { ...basic(id, secret), ...from('192.0.2.1') },
+    );
+  await repeat(10, () => introspect('intelligence_web_api', 'x'));
+  assert.equal(outcomeOf(await introspect('intelligence_web_api', 'web-api-secret')), 'wait');
+  server.pass(60);
+  assert.equal((await introspect('intelligence_web_api', 'web-api-secret')).status, 200);
+  await repeat(20, (index) => introspect(`nobody${index}`, 'x'));
+  await repeat(20, (index) =>
+    post(
+      `${server.issuer}/connect/token`,
+      { grant_type: 'client_credentials', client_id: `no${index}`, client_secret: 'x' },
+      from('192.0.2.1'),
+    ),
+  );
+  assert.equal(outcomeOf(await introspect('intelligence_web_api', 'web-api-secret')), 'wait');
+});
+
+test('of two hundred secrets at once ten are looked at', async (t) => {
+  const server = await start(t);
+  const answers = await Promise.all(
+    Array.from({ length: 200 }, (_, index) =>
+      post(
+        `${server.issuer}/connect/token`,
+        { grant_type: 'client_credentials' },
+        { ...basic('batch', index === 150 ? 'batch-secret' : `x${index}`), ...from('192.0.2.1') },
+      ),
+    ),
+  );
+  assert.ok(answers.map(outcomeOf).filter((outcome) => outcome !== 'wait').length <= 10);
+});
+
+test('while the database is away wrong secrets are counted by the node, and right ones are good', async (t) => {
+  const server = await start(t, { clients: { plain: { ...plainClient } } });
+  const send = (secret: string) =>
+    post(
+      `${server.issuer}/connect/token`,
+      { grant_type: 'client_credentials' },
+      { ...basic('plain', secret), ...from('192.0.2.1') },
+    );
+  await server.context.db.knex.destroy();
+  assert.equal((await send('batch-secret')).status, 200);
+  assert.equal((await send('x')).status, 401);
+  assert.equal((await send('batch-secret')).status, 200);
+  await repeat(9, () => send('x'));
+  assert.equal(outcomeOf(await send('batch-secret')), 'wait');
+  // Nobody signs in by a password then.
+  assert.equal((await tryByGrant(server, { password: right })).status, 503);
+});
+const plainClient = {
+  Flow: 'ClientCredentials',
+  ClientSecrets: [{ Value: createHash('sha256').update('batch-secret').digest('base64') }],
+  EnableLocalLogin: true,
+  AllowedScopes: ['intelligence_web_api'],
+};
