@@ -11,6 +11,7 @@ import * as directoryChecks from './0005-directory-checks.ts';
 import * as keys from './0006-keys.ts';
 import * as lastUses from './0007-last-uses.ts';
 import * as guesses from './0008-guesses.ts';
+import * as passwordChanges from './0009-password-changes.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -27,4 +28,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0006-keys', { up: keys.up, tables: ['OidcKey'] }],
   ['0007-last-uses', { up: lastUses.up, tables: ['OidcLastUse'] }],
   ['0008-guesses', { up: guesses.up, tables: ['OidcGuess'] }],
+  ['0009-password-changes', { up: passwordChanges.up, tables: [] }],
 ]);

@@ -13,7 +13,8 @@ import type { AdapterFactory } from 'oidc-provider';
 import { createAccounts } from './accounts/accounts.ts';
 import { createCredentials } from './accounts/credentials.ts';
 import { createExternalLogins } from './accounts/external-logins.ts';
-import { createGuessing } from './accounts/guessing.ts';
+import { createGuessing, guessingKey } from './accounts/guessing.ts';
+import { createPasswords, withBrand } from './accounts/passwords.ts';
 import { createStanding } from './accounts/standing.ts';
 import { type AuditFields, createAudit } from './audit.ts';
 import { changesBetween } from './config/changes.ts';
@@ -164,7 +165,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const audit = starting.use(createAudit({ log, now, to, folder, keepDays, syslog, readTraceId, onDropped }));
   const db = starting.use(await openDatabase({ ...toDatabaseTarget(settings), log, now, tracing }));
   await db.migrate();
-  const accounts = createAccounts({ db: db.knex, now, tracing });
+  const passwords = createPasswords(withBrand(settings));
+  const accounts = createAccounts({ db: db.knex, now, passwords, tracing });
   await accounts.seed(configuration.demoAccounts);
 
   const registry = createRegistry(configuration);
@@ -233,7 +235,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       db,
       log,
       now,
-      key: keys.deriveKey('guesses'),
+      key: keys.deriveKey(guessingKey),
       hasDomains: directory !== undefined || verifier !== undefined,
       isExempt: exempt.hasAddress,
     }),

@@ -14,7 +14,13 @@ import { ServerError } from '../errors.ts';
 import { type Row, toNumber } from '../store/database.ts';
 import { isUniqueViolation } from '../store/failures.ts';
 import type { Tracing } from '../tracing.ts';
-import { findPasswordProblem, hashPassword, type PasswordProblem, verifyPassword } from './passwords.ts';
+import {
+  createPasswords,
+  isUsableHash,
+  type PasswordProblem,
+  type Passwords,
+  unacceptable,
+} from './passwords.ts';
 
 export type Claims = Readonly<Record<string, string | readonly string[]>>;
 
@@ -42,6 +48,8 @@ export interface NewAccount {
   email?: string | undefined;
   /** Without one the account cannot sign in by password. */
   password?: string | undefined;
+  /** In place of the password, as another program has kept it. */
+  passwordHash?: string | undefined;
   claims?: Claims | undefined;
   roles?: readonly string[] | undefined;
   /** The name itself unless given, where that is of the form `DOMAIN\user`. */
@@ -108,6 +116,15 @@ export interface Accounts {
   add(account: NewAccount): Promise<Account>;
 
   /**
+   * Adds accounts, all or none, as {@link add} does but for the rules of new passwords. Returns what is wrong with
+   * them, by their place in the list; with `isTrial` it adds none in any case.
+   */
+  addAll(
+    accounts: readonly NewAccount[],
+    options?: { isTrial?: boolean },
+  ): Promise<readonly { readonly index: number; readonly error: ServerError }[]>;
+
+  /**
    * Sets the password and returns the account. Its grants and sessions are for the caller to end.
    *
    * @throws {ServerError} ERR_ACCOUNT_UNKNOWN, ERR_ACCOUNT_REMOVED, ERR_PASSWORD_UNACCEPTABLE
@@ -165,18 +182,21 @@ function overtaken(): ServerError {
 }
 
 const table = 'OidcUser';
+/** SQL Server takes 2100 values in one statement. */
+const rowsAtOnce = 50;
 const maximumLength = { name: 255, displayName: 255, email: 320 };
 
-/** Makes the accounts over a database that has been migrated; `now` in seconds since the epoch. */
-export function createAccounts({
-  db,
-  now,
-  tracing,
-}: {
-  db: Knex;
-  now: () => number;
-  tracing?: Pick<Tracing, 'within'> | undefined;
-}): Accounts {
+interface Needs {
+  /** Of a database that has been migrated. */
+  readonly db: Knex;
+  /** Seconds since the epoch. */
+  readonly now: () => number;
+  readonly passwords?: Passwords;
+  readonly tracing?: Pick<Tracing, 'within'> | undefined;
+}
+
+/** Makes the accounts. */
+export function createAccounts({ db, now, passwords = createPasswords(), tracing }: Needs): Accounts {
   const hashing = <T>(work: () => Promise<T>) =>
     tracing === undefined ? work() : tracing.within({ name: 'hash password' }, work);
 
@@ -218,6 +238,26 @@ export function createAccounts({
     return { passwordHash, disabled: false };
   }
 
+  /** The same password in a hash of today. Whoever sets another one meanwhile is not undone. */
+  async function renewHash(row: Row, stored: string, password: string): Promise<void> {
+    const passwordHash = await passwords.hash(password);
+    await db(table)
+      .where({ normalizedName: row.normalizedName, passwordHash: stored })
+      .update({ passwordHash, passwordMark: markOf(row) });
+  }
+
+  /** The hashes that are remembered when the present password is replaced; refuses one of those. */
+  async function extendHistory(row: Row, password: string, length: number): Promise<string> {
+    const before = JSON.parse(String(row.passwordHistory ?? '[]')) as string[];
+    const present = typeof row.passwordHash === 'string' ? [row.passwordHash] : [];
+    const history = [...present, ...before].slice(0, length);
+    for (const hash of history) {
+      if (!(await passwords.verify(hash, password))) continue;
+      throw unacceptable({ kind: 'used' });
+    }
+    return JSON.stringify(history);
+  }
+
   /** Sign-in by Windows must lead to one account. The column has no unique key: most accounts have none. */
   async function refuseTakenWindowsName(
     normalizedWindowsName?: string,
@@ -234,15 +274,24 @@ export function createAccounts({
   }
 
   /** A new account, checked, and its row; nothing is written. */
-  async function prepare({ password, ...given }: NewAccount) {
+  async function prepare({ password, passwordHash, ...given }: NewAccount) {
     const parsed = parseAccount(given);
     const at = now();
+    if (passwordHash !== undefined && !isUsableHash(passwordHash)) {
+      throw new ServerError('ERR_REQUEST_INVALID', 'the hash of the password is of no kind that is known', {
+        status: 400,
+        hint: 'argon2id as a PHC string, bcrypt, ASP.NET Identity 2 and 3, {SSHA}, {SSHA256} and {SSHA512} are',
+      });
+    }
     const row = {
       normalizedName: parsed.name.toLowerCase(),
       name: parsed.name,
       displayName: parsed.displayName ?? null,
       email: parsed.email ?? null,
-      passwordHash: password === undefined ? null : await hashing(() => hashPassword(password)),
+      passwordHash:
+        password === undefined ? (passwordHash ?? null) : await hashing(() => passwords.hash(password)),
+      passwordMark: null,
+      passwordHistory: null,
       claims: JSON.stringify(parsed.claims),
       roles: JSON.stringify(parsed.roles),
       windowsName: parsed.windowsName ?? null,
@@ -253,7 +302,7 @@ export function createAccounts({
       updatedAt: at,
       removedAt: null,
     };
-    return { account: { ...parsed, hasPassword: password !== undefined, stamp: stampOf(row) }, row };
+    return { account: { ...parsed, hasPassword: row.passwordHash !== null, stamp: stampOf(row) }, row };
   }
 
   const accounts: Accounts = {
@@ -280,7 +329,7 @@ export function createAccounts({
       const row = await findRow(name);
       const stored = row?.passwordHash;
       const known = typeof stored === 'string' ? stored : undefined;
-      const isRight = await hashing(() => verifyPassword(known, password));
+      const isRight = await hashing(() => passwords.verify(known, password));
 
       if (row === undefined || isRemoved(row)) return { kind: 'refused', reason: 'unknown' };
       const account = toAccount(row);
@@ -289,10 +338,12 @@ export function createAccounts({
       if (typeof stored !== 'string') return { kind: 'refused', reason: 'no-password', accountId };
       if (!isRight) return { kind: 'refused', reason: 'password', accountId };
       if (account.mustChangePassword) return { kind: 'must-change', account, proof: proofOf(stored) };
+      if (passwords.isOutdated(stored)) await renewHash(row, stored, password);
       return { kind: 'accepted', account };
     },
 
     async add(given) {
+      if (given.password !== undefined) passwords.check(given.password, wordsOf(given));
       const { account, row } = await prepare(given);
       const { normalizedName, normalizedWindowsName } = row;
       if (normalizedWindowsName !== null) await refuseTakenWindowsName(normalizedWindowsName, normalizedName);
@@ -302,19 +353,54 @@ export function createAccounts({
         if (!isUniqueViolation(err)) throw err;
         const taken = await findRow(account.name);
         if (taken !== undefined && isRemoved(taken)) throw removed(account.name);
-        throw new ServerError(
-          'ERR_ACCOUNT_EXISTS',
-          `there is an account ${JSON.stringify(account.name)} already`,
-          { status: 409, hint: 'names are the same whatever their case' },
-        );
+        throw exists(account.name, 'is there already');
       }
       return account;
     },
 
+    async addAll(given, { isTrial = false } = {}) {
+      const refused: { index: number; error: ServerError }[] = [];
+      const rows: Awaited<ReturnType<typeof prepare>>['row'][] = [];
+      const taken = new Set<string>();
+      for (const [index, one] of given.entries()) {
+        try {
+          const { row } = await prepare(one);
+          for (const key of [
+            row.normalizedName,
+            `windows ${row.normalizedWindowsName ?? row.normalizedName}`,
+          ]) {
+            if (!taken.has(key)) taken.add(key);
+            else throw exists(one.name, 'comes twice');
+          }
+          const present = await findRow(one.name);
+          if (present !== undefined && isRemoved(present)) throw removed(one.name);
+          if (present !== undefined) throw exists(one.name, 'is there already');
+          if (row.normalizedWindowsName !== null) {
+            await refuseTakenWindowsName(row.normalizedWindowsName, row.normalizedName);
+          }
+          rows.push(row);
+        } catch (err) {
+          if (!(err instanceof ServerError) || !err.expose) throw err;
+          refused.push({ index, error: err });
+        }
+      }
+      if (refused.length > 0 || isTrial) return refused;
+      await db.transaction(async (transaction) => {
+        for (let at = 0; at < rows.length; at += rowsAtOnce) {
+          await transaction(table).insert(rows.slice(at, at + rowsAtOnce));
+        }
+      });
+      return [];
+    },
+
     async setPassword(name, password, { mustChange = false, instead } = {}) {
-      const passwordHash = await hashing(() => hashPassword(password));
+      const { History } = passwords.settings;
+      passwords.check(password, [name]);
+      const passwordHistory =
+        History === 0 ? null : await extendHistory(await getRow(name), password, History);
+      const passwordHash = await hashing(() => passwords.hash(password));
       const condition = instead === undefined ? {} : await stillHolds(name, instead);
-      const values = { passwordHash, mustChangePassword: mustChange };
+      const values = { passwordHash, passwordMark: null, passwordHistory, mustChangePassword: mustChange };
       return toAccount({ ...(await change(name, values, condition)), ...values });
     },
 
@@ -351,6 +437,8 @@ export function createAccounts({
         displayName: null,
         email: null,
         passwordHash: null,
+        passwordMark: null,
+        passwordHistory: null,
         claims: '{}',
         roles: '[]',
         windowsName: null,
@@ -402,13 +490,16 @@ export async function changePassword(
   { newPassword = '', repeatPassword = '' }: Readonly<Record<string, string>>,
 ): Promise<{ kind: 'changed'; account: Account } | { kind: 'refused'; problem: PasswordProblem }> {
   if (newPassword !== repeatPassword) return { kind: 'refused', problem: { kind: 'different' } };
-  const problem = findPasswordProblem(newPassword);
-  if (problem !== undefined) return { kind: 'refused', problem };
   if ((await accounts.verifyCredentials(accountId, newPassword)).kind !== 'refused') {
     return { kind: 'refused', problem: { kind: 'same' } };
   }
-  const account = await accounts.setPassword(accountId, newPassword, { instead: proof });
-  return { kind: 'changed', account };
+  try {
+    const account = await accounts.setPassword(accountId, newPassword, { instead: proof });
+    return { kind: 'changed', account };
+  } catch (err) {
+    if (!(err instanceof ServerError) || err.code !== 'ERR_PASSWORD_UNACCEPTABLE') throw err;
+    return { kind: 'refused', problem: err.cause as PasswordProblem };
+  }
 }
 
 /**
@@ -581,6 +672,13 @@ function normalizeName(name: string): string | undefined {
   return findProblem(normalized) === undefined ? normalized : undefined;
 }
 
+function exists(name: string, problem: string): ServerError {
+  return new ServerError('ERR_ACCOUNT_EXISTS', `the account ${JSON.stringify(name)} ${problem}`, {
+    status: 409,
+    hint: 'names are the same whatever their case',
+  });
+}
+
 function removed(name: string): ServerError {
   return new ServerError('ERR_ACCOUNT_REMOVED', `the account ${JSON.stringify(name)} was removed`, {
     status: 409,
@@ -612,7 +710,18 @@ function toAccount(row: Row): Account {
 }
 
 /** Says nothing of the password to whoever sees it. */
-function stampOf({ disabled, passwordHash, removedAt }: Row): string {
-  const state = JSON.stringify([passwordHash ?? null, Boolean(disabled), toNumber(removedAt)]);
+function stampOf(row: Row): string {
+  const state = JSON.stringify([markOf(row), Boolean(row.disabled), toNumber(row.removedAt)]);
   return createHash('sha256').update(state).digest('base64url').slice(0, 22);
+}
+
+/** Stands for a password, however often its hash is made anew; null without one. */
+function markOf({ passwordHash, passwordMark }: Row): string | null {
+  if (typeof passwordMark === 'string') return passwordMark;
+  return typeof passwordHash === 'string' ? proofOf(passwordHash) : null;
+}
+
+/** What everybody would try who knows whose the password is. */
+function wordsOf({ displayName, email, name }: NewAccount): string[] {
+  return [name, displayName, email].filter((word) => word !== undefined);
 }

@@ -90,6 +90,9 @@ const limitsOf: Record<GuessKind, Record<GuessCounter, Limits>> = {
 /** Who has failed less often is not made to wait for what others did at the account, or at the provider. */
 const quietFailures = 2;
 
+/** What the key of the counts is derived for. */
+export const guessingKey = 'guesses';
+
 /** How long a count lasts after the last failure, for all counters. */
 const keptSeconds = 86_400;
 /** How old what a node remembers of a block may be. */

@@ -71,6 +71,18 @@ export async function setDisabled(
   }
 }
 
+/**
+ * Forgets the wrong passwords that have been counted for a name, so that its owner need not wait. What an address or a
+ * network has to wait for is not the account's, and stays.
+ */
+export async function unlockAccount(directory: string, name: string, io: CommandIo): Promise<void> {
+  await using store = await openMigratedStore(directory, io);
+  const { name: stored } = await store.accounts.get(name);
+  const wasCounted = await (await store.openGuessing()).forget('account', stored);
+  store.audit.record(['account', 'success'], { accountId: stored }, 'account unlocked');
+  io.stdout.write(wasCounted ? `unlocked ${stored}\n` : `no wrong password has been counted for ${stored}\n`);
+}
+
 /** Forgets which identities elsewhere an account is linked to; who comes next under its name is linked anew. */
 export async function unlinkAccount(directory: string, name: string, io: CommandIo): Promise<void> {
   await using store = await openMigratedStore(directory, io);

@@ -9,12 +9,14 @@ import {
   setDisabled,
   setPassword,
   unlinkAccount,
+  unlockAccount,
 } from './account.ts';
 import { makeCertificate } from './certificate.ts';
 import { addClient } from './client.ts';
 import { checkConfiguration, printSchema, schemaKinds, writeDocumentation } from './configuration.ts';
 import { examine } from './doctor.ts';
 import { describeFailure, exitCodes } from './exit.ts';
+import { importAccounts } from './import.ts';
 import type { CommandIo } from './io.ts';
 import { listKeys, protectKeys, revokeKey, rotateKeys } from './keys.ts';
 import { login } from './login.ts';
@@ -214,6 +216,19 @@ function addAccountCommands(program: Command, directory: () => string, io: Comma
     .description('let a disabled account sign in again')
     .argument('<name>')
     .action((name) => setDisabled(directory(), name, false, io));
+  account
+    .command('unlock')
+    .description(
+      'forget the wrong passwords that have been counted for an account, so that nobody has to wait',
+    )
+    .argument('<name>')
+    .action((name) => unlockAccount(directory(), name, io));
+  account
+    .command('import')
+    .description('add the accounts of a file with the hashes of their passwords, all or none')
+    .argument('<file>', 'CSV with a header (*.csv), or one JSON object a line; see docs/passwords.md')
+    .option('--dry-run', 'only say what is wrong with it')
+    .action((file, options) => importAccounts(directory(), file, options, io));
   account
     .command('unlink')
     .description('forget who at an identity provider the account belongs to, and end its sessions and grants')

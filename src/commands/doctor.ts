@@ -29,6 +29,8 @@ interface Finding {
 }
 
 const daySeconds = 86_400;
+/** Of passwords, where nothing else is asked for. */
+const recommendedLength = 15;
 /** From how many days before its end on a secret is spoken of. */
 const secretDays = 30;
 /** How far the clock of this machine may be from that of the server: tokens have ends and beginnings. */
@@ -291,6 +293,13 @@ function examineSettings({ server }: Configuration): Finding[] {
       weight: 'weak',
       what: 'this is a development set: its secrets are known to everybody',
       remedy: 'for production see README.md',
+    });
+  }
+  if (server.Environment !== 'Development' && server.Passwords.MinimumLength < recommendedLength) {
+    findings.push({
+      weight: 'weak',
+      what: `new passwords may have ${server.Passwords.MinimumLength} characters, and are the only factor`,
+      remedy: `set Passwords.MinimumLength to ${recommendedLength}, as NIST SP 800-63B asks for then`,
     });
   }
   if (server.Management === undefined) {

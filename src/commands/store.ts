@@ -2,9 +2,12 @@
 import { userInfo } from 'node:os';
 import { type Accounts, createAccounts } from '../accounts/accounts.ts';
 import { createExternalLogins, type ExternalLogins } from '../accounts/external-logins.ts';
+import { createGuessing, type Guessing, guessingKey } from '../accounts/guessing.ts';
+import { createPasswords, withBrand } from '../accounts/passwords.ts';
 import { type Audit, createAudit } from '../audit.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
+import { loadKeys } from '../keys/keys.ts';
 import { createLogger } from '../log.ts';
 import { deleteExpired } from '../store/cleanup.ts';
 import { type Database, openDatabase, toDatabaseTarget, writeMigrationScript } from '../store/database.ts';
@@ -19,6 +22,8 @@ export interface Store extends AsyncDisposable {
   readonly accounts: Accounts;
   readonly externalLogins: ExternalLogins;
   readonly tokens: Tokens;
+  /** What has been counted of wrong passwords; needs the keys of the server. */
+  openGuessing(): Promise<Pick<Guessing, 'forget'>>;
   /** For what an administrator does. */
   readonly audit: Audit;
 }
@@ -33,7 +38,8 @@ export async function openStore(directory: string, { env, now, stderr }: Command
   const configuration = await loadConfiguration(directory, { env });
   const log = createLogger({ level: 'silent', format: 'json' });
   const db = await openDatabase({ ...toDatabaseTarget(configuration.server), log, now });
-  const accounts = createAccounts({ db: db.knex, now });
+  const passwords = createPasswords(withBrand(configuration.server));
+  const accounts = createAccounts({ db: db.knex, now, passwords });
   const { Folder: folder, KeepDays: keepDays, Syslog: syslog, To: to } = configuration.server.Audit;
   const audit = createAudit({
     // It says where it cannot write, and nothing of what it has written.
@@ -53,6 +59,19 @@ export async function openStore(directory: string, { env, now, stderr }: Command
     accounts,
     externalLogins: createExternalLogins({ accounts, audit, db: db.knex, now }),
     tokens: createTokens({ db, now }),
+    async openGuessing() {
+      const { toFurtherKeys, toKeySource } = await import('../server.ts');
+      const keys = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
+      const { Directory, PasswordVerifier } = configuration.server;
+      return createGuessing({
+        db,
+        log,
+        now,
+        key: keys.deriveKey(guessingKey),
+        hasDomains: Directory !== undefined || PasswordVerifier !== undefined,
+        isExempt: () => false,
+      });
+    },
     audit,
     async [Symbol.asyncDispose]() {
       await audit[Symbol.asyncDispose]();

@@ -267,6 +267,34 @@ function* checkRefreshTokens(client: ClientRegistration): Generator<Finding> {
   }
 }
 
+/** KiB gone through, in the least of the ways that OWASP's password storage cheat sheet has: 7 MiB five times. */
+const leastWork = 7168 * 5;
+
+/** Where the passwords of accounts are easier to guess than they should be. */
+export function findPasswordDeviations({
+  Passwords,
+}: {
+  readonly Passwords: Pick<ServerSettings['Passwords'], 'Argon2' | 'RefuseCommon'>;
+}): Finding[] {
+  const { Argon2, RefuseCommon } = Passwords;
+  const deviations: Finding[] = [];
+  if (!RefuseCommon) {
+    deviations.push({
+      path: 'Passwords.RefuseCommon',
+      message: 'the commonest passwords may be chosen (NIST SP 800-63B section 3.1.1.2)',
+      hint: 'set RefuseCommon to true',
+    });
+  }
+  if (Argon2.Memory * Argon2.Passes < leastWork) {
+    deviations.push({
+      path: 'Passwords.Argon2',
+      message: 'hashes of passwords are cheaper to try than OWASP advises',
+      hint: 'set Memory 19456 and Passes 2, or more',
+    });
+  }
+  return deviations;
+}
+
 /** Where a client is allowed what RFC 9700 advises against; each names the property that ends it. */
 export function findDeviations(clientId: string, client: ClientRegistration): Finding[] {
   if (!client.Enabled) return [];

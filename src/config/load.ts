@@ -21,6 +21,7 @@ import {
   checkWindowsLogin,
   findDeviations,
   findFileNameProblem,
+  findPasswordDeviations,
   findProviderDeviations,
   findResourceDeviations,
   findServerDeviations,
@@ -279,6 +280,7 @@ export async function loadConfiguration(
   if (serverFile?.value !== undefined) {
     const { file, value } = serverFile;
     deviations.push(...findServerDeviations(value).map((finding) => ({ file, ...finding })));
+    deviations.push(...findPasswordDeviations(value).map((finding) => ({ file, ...finding })));
   }
   const owners = new Map<string, string>();
   const resources = new Map<string, Resource>();

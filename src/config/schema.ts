@@ -623,6 +623,40 @@ export const ServerSettings = z.strictObject({
       description:
         'An endpoint of your own that verifies passwords, for a store of users that nothing else can read. See docs/directory.md.',
     }),
+  Passwords: z
+    .strictObject({
+      MinimumLength: integer(8, 128).default(8).meta({
+        description:
+          'How many characters a new password has at least, of any kind; 256 at the most. NIST SP 800-63B asks for 15 where it is the only factor.',
+      }),
+      RefuseCommon: boolean().default(true).meta({
+        description: 'Whether a new password must not be one of the 18 000 commonest, in any case.',
+      }),
+      ContextWords: list(text()).default([]).meta({
+        description:
+          'Words that a new password must not mainly consist of, such as the name of your organisation; beside the name of the account and Branding.Name.',
+      }),
+      History: integer(0, 24).default(0).meta({
+        description:
+          'How many passwords before the present one may not be chosen again. Their hashes are kept for it.',
+      }),
+      Argon2: z
+        .strictObject({
+          Memory: integer(7168, 262_144).default(19_456).meta({ description: 'Memory for a hash, in KiB.' }),
+          Passes: integer(1, 16).default(2).meta({ description: 'How often it is gone through.' }),
+          Parallelism: integer(1, 16).default(1).meta({ description: 'How many lanes it has.' }),
+        })
+        .prefault({})
+        .meta({
+          description:
+            'What a hash of a password costs (argon2id). After a change each hash is made anew at the next sign-in by it.',
+        }),
+    })
+    .prefault({})
+    .meta({
+      description:
+        'The passwords of accounts of this server itself; a directory has its own rules. See docs/passwords.md.',
+    }),
   Guessing: z
     .strictObject({
       ExemptNetworks: list(network()).default([]).meta({

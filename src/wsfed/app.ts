@@ -574,7 +574,6 @@ export function createWsFed(needs: Needs): Middleware {
     {
       userName,
       error,
-      problem,
       windowsProblem,
     }: { userName: string; error?: LoginError; windowsProblem?: keyof Texts['login']['windowsProblems'] },
   ) {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Accounts, createAccounts, type NewAccount, toClaims } from '../../src/accounts/accounts.ts';
-import { verifyPassword } from '../../src/accounts/passwords.ts';
+import { createPasswords } from '../../src/accounts/passwords.ts';
 import { createLogger } from '../../src/log.ts';
 import { type Database, openDatabase } from '../../src/store/database.ts';
 
@@ -305,7 +305,7 @@ test('a new password replaces the old one, and may have to be changed at the nex
   const [row] = await rows();
   assert.deepEqual([row?.createdAt, row?.updatedAt], [startedAt, startedAt + 60]);
   assert.equal(JSON.stringify(row).includes('Pass-word'), false);
-  assert.equal(await verifyPassword(String(row?.passwordHash), 'Pass-word-3'), true);
+  assert.equal(await createPasswords().verify(String(row?.passwordHash), 'Pass-word-3'), true);
 });
 
 test('an unacceptable new password leaves the old one in force', async (t) => {
@@ -353,6 +353,8 @@ test('removing an account clears all but its name, which is never given away aga
         displayName: null,
         email: null,
         passwordHash: null,
+        passwordMark: null,
+        passwordHistory: null,
         claims: '{}',
         roles: '[]',
         windowsName: null,
@@ -526,4 +528,63 @@ test('the stamp of an account changes with its password and with being disabled,
   await accounts.remove('alice');
   assert.equal(await accounts.isUnchanged('alice', changed.stamp), false);
   assert.equal(await accounts.isUnchanged('nobody', stamp), false);
+});
+
+test('a hash of other parameters or of another program is made anew at a sign-in, and nothing ends by it', async (t) => {
+  const { accounts, db, rows } = await openAccounts(t);
+  const foreign = '{SSHA}K3S0KP8y/YQC2ZIbcaXvbAmy/WD/qcu8';
+  await accounts.addAll([{ name: 'alice', passwordHash: foreign }]);
+  const { stamp } = await accounts.get('alice');
+  assert.equal((await accounts.verifyCredentials('alice', 'Pass-word-9')).kind, 'refused');
+  assert.equal((await rows())[0]?.passwordHash, foreign);
+
+  assert.equal((await accounts.verifyCredentials('alice', 'Grüße aus Köln 1')).kind, 'accepted');
+  const [renewed] = await rows();
+  assert.match(String(renewed?.passwordHash), /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
+  assert.equal((await accounts.get('alice')).stamp, stamp);
+  assert.equal((await accounts.verifyCredentials('alice', 'Grüße aus Köln 1')).kind, 'accepted');
+  assert.equal((await rows())[0]?.passwordHash, renewed?.passwordHash);
+
+  const { settings } = createPasswords();
+  const dearer = createAccounts({
+    db: db.knex,
+    now: () => startedAt,
+    passwords: createPasswords({ ...settings, Argon2: { Memory: 8192, Passes: 5, Parallelism: 1 } }),
+  });
+  assert.equal((await dearer.verifyCredentials('alice', 'Grüße aus Köln 1')).kind, 'accepted');
+  assert.match(String((await rows())[0]?.passwordHash), /m=8192,t=5,p=1/);
+  assert.equal((await accounts.get('alice')).stamp, stamp);
+  await accounts.setPassword('alice', 'Another-word-3');
+  assert.notEqual((await accounts.get('alice')).stamp, stamp);
+});
+
+test('with a history the last passwords may not be chosen again, and without one nothing of them is kept', async (t) => {
+  const { accounts: plain, db, rows } = await openAccounts(t);
+  const { settings } = createPasswords();
+  const cheap = { Memory: 7168, Passes: 1, Parallelism: 1 };
+  const accounts = createAccounts({
+    db: db.knex,
+    now: () => startedAt,
+    passwords: createPasswords({ ...settings, History: 2, Argon2: cheap }),
+  });
+  await accounts.add({ name: 'alice', password: 'First-word-1' });
+  await accounts.setPassword('alice', 'Second-word-2');
+  await accounts.setPassword('alice', 'Third-word-3');
+  for (const used of ['Third-word-3', 'Second-word-2']) {
+    await assert.rejects(accounts.setPassword('alice', used), {
+      message: 'the password has been used before',
+    });
+  }
+  await accounts.setPassword('alice', 'First-word-1');
+  assert.equal((JSON.parse(String((await rows())[0]?.passwordHistory)) as string[]).length, 2);
+  await plain.setPassword('alice', 'Third-word-3');
+  assert.equal((await rows())[0]?.passwordHistory, null);
+});
+
+test('a new password that is common, or the account’s own name, is refused wherever it is set', async (t) => {
+  const { accounts } = await openAccounts(t);
+  await assert.rejects(accounts.add({ name: 'alice', password: 'password123' }), /commonest/);
+  await assert.rejects(accounts.add({ name: 'alice.cooper', password: 'alice-cooper1' }), /little more than/);
+  await accounts.add({ name: 'alice', password: 'Pass-word-1', mustChangePassword: true });
+  await assert.rejects(accounts.setPassword('alice', 'iloveyou1'), /commonest/);
 });

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { argon2Sync } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { hashPassword, verifyPassword } from '../../src/accounts/passwords.ts';
+import { gunzipSync } from 'node:zlib';
+import { createPasswords, isUsableHash } from '../../src/accounts/passwords.ts';
 
+const { hash: hashPassword, verify: verifyPassword } = createPasswords();
 const password = 'Pass-word-1';
 
 /** A stored hash made here, independently of the code under test, with cheap parameters unless told. */
@@ -55,7 +58,7 @@ test('a stored text that is no argon2id hash within reason verifies nothing, and
   const unusable = [
     '',
     password,
-    '$2b$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy',
+    '$2b$31$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy',
     phc().replace('argon2id', 'argon2i'),
     phc().replace('v=19', 'v=16'),
     phc({ claimed: 'm=4194304,t=1,p=1' }),
@@ -108,6 +111,102 @@ test('a password that is too short, too long or unprintable is refused with a co
   ];
   for (const candidate of unacceptable) {
     await assert.rejects(hashPassword(candidate), { code: 'ERR_PASSWORD_UNACCEPTABLE', status: 400 });
+  }
+});
+
+test('the commonest passwords are refused in any case, and so is little more than a known word', () => {
+  const { check } = createPasswords();
+  for (const common of ['password', 'PASSWORD', '12345678', 'qwertyuiop', 'Trustno1', '1qaz2wsx3edc']) {
+    assert.throws(
+      () => check(common, []),
+      { code: 'ERR_PASSWORD_UNACCEPTABLE', message: /commonest/ },
+      common,
+    );
+  }
+  const settings = { ...createPasswords().settings, ContextWords: ['Acme Research', 'Postern'] };
+  const strict = createPasswords(settings);
+  const names = ['EXAMPLE\\marion', 'Marion Müller', 'marion@example.com'];
+  for (const guessable of [
+    'marion2026',
+    'Marion.Müller',
+    'acme-research1',
+    'Postern!!!',
+    'ＭＡＲＩＯＮ.1',
+    'example-acme',
+  ]) {
+    assert.throws(() => strict.check(guessable, names), { message: /little more than the name/ }, guessable);
+  }
+  for (const good of [password, 'marion rides a bicycle', 'xk3-acme-9q7zz', 'tr0ub4dor&3'])
+    strict.check(good, names);
+  createPasswords({ ...settings, RefuseCommon: false }).check('12345678', []);
+});
+
+test('of the commonest passwords there are thousands that are long enough, each refused', () => {
+  const text = gunzipSync(
+    readFileSync(new URL('../../src/accounts/common-passwords.txt.gz', import.meta.url)),
+  ).toString();
+  const common = text.split('\n').filter((line) => line !== '' && !line.startsWith('# '));
+  assert.ok(common.length > 15_000);
+  const { check } = createPasswords();
+  for (const one of common) assert.throws(() => check(one, []), /commonest/, one);
+});
+
+test('the least length is configured', () => {
+  const { check } = createPasswords({ ...createPasswords().settings, MinimumLength: 15 });
+  assert.throws(() => check('fourteen chars', []), { message: 'the password is shorter than 15 characters' });
+  check('fifteen chars !', []);
+});
+
+/** Made by slappasswd, htpasswd, Python's bcrypt and argon2-cffi, of one password; by ASP.NET's own tests of another. */
+const foreign: Readonly<Record<string, readonly string[]>> = {
+  'Grüße aus Köln 1': [
+    '{SSHA}K3S0KP8y/YQC2ZIbcaXvbAmy/WD/qcu8',
+    '{SSHA256}7znd27qCfhIzD78zL8FFjP9bLUAKbBes413wVyih5/jALq7rHED6IQ==',
+    '{SSHA384}DuL1nV+EMxwsnYOGfLLl6gaXdWz6A03zlxzAChz3Al5KouiPaIWmgqRcbG2uVYSaKKNaBpVHVLw=',
+    '{SSHA512}OF9EliE5iC+zw5EhdRvnlIP36anne5+Y0nfXSfQagjL5Uc6Fg0eNuIM6pG9hfID6dFOxIo0YtVjkbAXR5otOWDbz7PYEZTGg',
+    '$2y$06$j6zOX7xcZad2ImMoES5YqePlIHLwORdXlgI5Ulc3a4kmT76errfL2',
+    '$2b$06$3FkjoO/PstV9sKWjlu/3Ier85BFmlsjYSP7qy7njqmMZ3L6ENy2w6',
+    '$2a$06$NtId5GyMDOwmmGerr7nV1.gKrg1Rs9a2pE7RKS0upaWGbQ2AjHDz6',
+    '$argon2id$v=19$m=8192,t=3,p=2$NiZkbC3FGKM05pzz3nvvHQ$rxmhi+oK9zQhe8rvqq8WkbZGtw8OgrqoYfSxMbwHaB4',
+  ],
+  'my password': [
+    'AAABAgMEBQYHCAkKCwwNDg+ukCEMDf0yyQ29NYubggHIVY0sdEUfdyeM+E1LtH1uJg==',
+    'AQAAAAAAAAD6AAAAEAhftMyfTJylOlZT+eEotFXd1elee8ih5WsjXaR3PA9M',
+    'AQAAAAEAA9CQAAAAIESkQuj2Du8Y+kbc5lcN/W/3NiAZFEm11P27nrSN5/tId+bR1SwV8CO1Jd72r4C08OLvplNlCDc3oQZ8efcW+jQ=',
+    'AQAAAAIAAAAyAAAAEOMwvh3+FZxqkdMBz2ekgGhwQ4B6pZWND6zgESBuWiHw',
+    'AQAAAAIAAAD6AAAAIJbVi5wbMR+htSfFp8fTw8N8GOS/Sje+S/4YZcgBfU7EQuqv4OkVYmc4VJl9AGZzmRTxSkP7LtVi9IWyUxX8IAAfZ8v+ZfhjCcudtC1YERSqE1OEdXLW9VukPuJWBBjLuw==',
+  ],
+};
+
+for (const [right, hashes] of Object.entries(foreign)) {
+  for (const stored of hashes) {
+    test(`a hash of another program is verified, and is outdated: ${stored.slice(0, 24)}`, async () => {
+      const { isOutdated, verify } = createPasswords();
+      assert.deepEqual([isUsableHash(stored), isOutdated(stored)], [true, true]);
+      assert.equal(await verify(stored, right), true);
+      assert.equal(await verify(stored, right.normalize('NFD')), true);
+      for (const wrong of [`${right} `, right.toUpperCase(), ''])
+        assert.equal(await verify(stored, wrong), false, wrong);
+    });
+  }
+}
+
+test('hashes that are damaged, unsalted, of no known kind or too dear are not usable', async () => {
+  const { verify } = createPasswords();
+  for (const stored of [
+    'AAABAgMEBQYHCAkKCwwNDg+ukCEMDf0yyQ29NYubggE=',
+    'AAABAgMEBQYHCAkKCwwNDg+ukCEMDf0yyQ29NYubggHIVY0sdEUfdyeM+E1LtH1uJgAAAAAAAAAAAAA=',
+    'AQAAAAIAAAAyAAAAEOMwvh3+FZxqkdMBz2ekgGhwQ4A=',
+    'AQAAAAP///////8AAAAQ4zC+Hf4VnGqR0wHPZ6SAaHBDgHqllY0PrOARIG5aIfA=',
+    'AQAAAAJ/////AAAAEOMwvh3+FZxqkdMBz2ekgGhwQ4B6pZWND6zgESBuWiHw',
+    '{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=',
+    '{MD5}X03MO1qnZdYdgyfeuILPmQ==',
+    '$1$abcdefgh$KZ5bA7lWgbOkXeDDwwXTe/',
+    '$2b$16$3FkjoO/PstV9sKWjlu/3Ier85BFmlsjYSP7qy7njqmMZ3L6ENy2w6',
+    'password',
+  ]) {
+    assert.equal(isUsableHash(stored), false, stored);
+    assert.equal(await verify(stored, 'my password'), false, stored);
   }
 });
 

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
+import { writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { createAccounts } from '../../src/accounts/accounts.ts';
+import { createGuessing, guessingKey } from '../../src/accounts/guessing.ts';
+import { loadKeys } from '../../src/keys/keys.ts';
 import { createLogger } from '../../src/log.ts';
 import { openDatabase } from '../../src/store/database.ts';
 import { migrationNames } from '../../src/store/migrate.ts';
@@ -222,4 +225,112 @@ test('the list is for people, and with --json for programs, and holds no passwor
   const accounts = JSON.parse(forPrograms.stdout) as { name: string }[];
   assert.ok(accounts.some(({ name }) => name === 'EXAMPLE\\carol'));
   assert.doesNotMatch(forPeople.stdout + forPrograms.stdout, /argon2/);
+});
+
+const aspNet = 'AQAAAAIAAAAyAAAAEOMwvh3+FZxqkdMBz2ekgGhwQ4B6pZWND6zgESBuWiHw';
+
+test('account import takes a file of another program, and its users sign in with their passwords', async (t) => {
+  const { accounts, folder, run } = await installMigrated(t);
+  const file = join(folder, 'users.jsonl');
+  const lines = [
+    { name: 'dora', hash: aspNet, displayName: 'Dora', email: 'dora@example.com', roles: ['Admin'] },
+    { name: 'EXAMPLE\\emil', claims: { department: 'x', team: ['a', 'b'] }, disabled: true },
+  ];
+  writeFileSync(file, `\ufeff${lines.map((line) => JSON.stringify(line)).join('\r\n')}\r\n\r\n`);
+
+  const trial = await run(['account', 'import', file, '--dry-run']);
+  assert.deepEqual([trial.code, trial.stdout], [0, '2 accounts could be imported\n']);
+  assert.equal(await accounts.find('dora'), undefined);
+  const { code, stdout } = await run(['account', 'import', file]);
+  assert.deepEqual([code, stdout], [0, 'imported 2 accounts\n']);
+  assert.equal((await accounts.verifyCredentials('dora', 'my password')).kind, 'accepted');
+  assert.deepEqual((await accounts.get('dora')).roles, ['Admin']);
+  const emil = await accounts.get('EXAMPLE\\emil');
+  assert.deepEqual([emil.claims, emil.disabled], [{ department: 'x', team: ['a', 'b'] }, true]);
+
+  const csv = join(folder, 'users.csv');
+  writeFileSync(
+    csv,
+    `name,hash,displayName,roles,claim:department,mustChangePassword\r\nfritz,${aspNet},"Fritz ""F"", the\nfirst",Admin; User,"a,b",true\r\ngusta,,,,,\r\n`,
+  );
+  assert.equal((await run(['account', 'import', csv])).stdout, 'imported 2 accounts\n');
+  const fritz = await accounts.get('fritz');
+  assert.deepEqual(
+    [fritz.displayName, fritz.roles, fritz.claims, fritz.mustChangePassword],
+    ['Fritz "F", the\nfirst', ['Admin', 'User'], { department: 'a,b' }, true],
+  );
+  assert.equal((await accounts.get('gusta')).hasPassword, false);
+});
+
+test('account import names every line that is wrong, shows no hash, and imports nothing', async (t) => {
+  const { accounts, folder, run } = await installMigrated(t);
+  const file = join(folder, 'users.jsonl');
+  const unknownHash = '$1$abcdefgh$KZ5bA7lWgbOkXeDDwwXTe/';
+  writeFileSync(
+    file,
+    [
+      { name: 'dora', hash: aspNet },
+      { name: 'emil', hash: unknownHash },
+      { name: 'fritz', password: 'x' },
+      { name: 'ALICE' },
+      { name: 'Dora' },
+      { name: 'gus.' },
+      { hash: aspNet },
+    ]
+      .map((line) => JSON.stringify(line))
+      .concat(`{"name": "hans", "hash": "${unknownHash}`)
+      .join('\n'),
+  );
+  const { code, stderr } = await run(['account', 'import', file]);
+  assert.equal(code, 1);
+  const named = stderr.split('\n').filter((line) => line.startsWith(file));
+  assert.deepEqual(
+    named.map((line) => line.slice(file.length + 1)),
+    [
+      '2: the hash of the password is of no kind that is known',
+      '3: Unrecognized key: "password"',
+      '4: the account "ALICE" is there already',
+      '5: the account "Dora" comes twice',
+      '6: the account name "gus." ends with a dot or a space',
+      '7: name: Invalid input: expected string, received undefined',
+      '8: is no JSON object',
+    ],
+  );
+  assert.match(stderr, /nothing was imported/);
+  assert.ok(!stderr.includes(unknownHash) && !stderr.includes(aspNet));
+  assert.equal(await accounts.find('dora'), undefined);
+
+  const csv = join(folder, 'users.csv');
+  writeFileSync(csv, 'name,disabled\nida,perhaps\njana\n"kim"x,true\n');
+  const second = await run(['account', 'import', csv]);
+  assert.match(second.stderr, /users\.csv:2: disabled: Invalid input/);
+  assert.match(second.stderr, /users\.csv:3: has 1 fields, and the header has 2/);
+  assert.match(second.stderr, /users\.csv:4: has a quotation mark in a wrong place/);
+});
+
+test('account unlock forgets what has been counted for a name, however it is written', async (t) => {
+  const { db, run } = await installMigrated(t);
+  const folder = join(dirname(String(db.knex.client.config.connection.filename)), 'keys');
+  const keys = await loadKeys({ kind: 'generated', folder });
+  const log = createLogger({ level: 'silent', format: 'json' });
+  using guessing = createGuessing({
+    db,
+    log,
+    now,
+    key: keys.deriveKey(guessingKey),
+    hasDomains: false,
+    isExempt: () => false,
+  });
+  for (let round = 0; round < 5; round += 1)
+    await guessing.begin('account', 'alice', { address: '192.0.2.1' }).fail();
+  assert.equal(
+    (await guessing.begin('account', 'alice', { address: '192.0.2.1' }).succeed())?.counter,
+    'pair',
+  );
+
+  assert.equal((await run(['account', 'unlock', 'ALICE'])).stdout, 'unlocked alice\n');
+  assert.equal(await guessing.begin('account', 'alice', { address: '192.0.2.1' }).succeed(), undefined);
+  assert.equal((await db.knex('OidcGuess').select()).length, 3);
+  assert.match((await run(['account', 'unlock', 'alice'])).stdout, /no wrong password has been counted/);
+  assert.equal((await run(['account', 'unlock', 'nobody'])).code, 1);
 });

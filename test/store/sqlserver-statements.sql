@@ -79,6 +79,14 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0008-gue
 commit;
 go
 
+-- 0007-password-changes
+set xact_abort on;
+begin transaction;
+ALTER TABLE [postern].[OidcUser] ADD [passwordMark] nvarchar(43) null, [passwordHistory] nvarchar(max) null;
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0007-password-changes');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
@@ -128,16 +136,16 @@ delete from [postern].[OidcGuess] where [id] in (select top (@p0) [id] from [pos
 select top (@p0) * from [postern].[OidcUser] where [normalizedName] = @p1;
 select top (@p0) * from [postern].[OidcUser] where [normalizedWindowsName] = @p1;
 select top (@p0) * from [postern].[OidcUser] where [normalizedWindowsName] = @p1 and not [normalizedName] = @p2;
-insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13);
-update [postern].[OidcUser] set [passwordHash] = @p0, [mustChangePassword] = @p1, [updatedAt] = @p2 where [normalizedName] = @p3 and [removedAt] is null;select @@rowcount;
+insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [passwordHistory], [passwordMark], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13, @p14, @p15);
+update [postern].[OidcUser] set [passwordHash] = @p0, [passwordMark] = @p1, [passwordHistory] = @p2, [mustChangePassword] = @p3, [updatedAt] = @p4 where [normalizedName] = @p5 and [removedAt] is null;select @@rowcount;
 update [postern].[OidcUser] set [disabled] = @p0, [updatedAt] = @p1 where [normalizedName] = @p2 and [removedAt] is null;select @@rowcount;
 update [postern].[OidcUser] set [displayName] = @p0, [email] = @p1, [roles] = @p2, [updatedAt] = @p3 where [normalizedName] = @p4 and [removedAt] is null;select @@rowcount;
-update [postern].[OidcUser] set [name] = @p0, [displayName] = @p1, [email] = @p2, [passwordHash] = @p3, [claims] = @p4, [roles] = @p5, [windowsName] = @p6, [normalizedWindowsName] = @p7, [disabled] = @p8, [mustChangePassword] = @p9, [removedAt] = @p10, [updatedAt] = @p11 where [normalizedName] = @p12 and [removedAt] is null;select @@rowcount;
+update [postern].[OidcUser] set [name] = @p0, [displayName] = @p1, [email] = @p2, [passwordHash] = @p3, [passwordMark] = @p4, [passwordHistory] = @p5, [claims] = @p6, [roles] = @p7, [windowsName] = @p8, [normalizedWindowsName] = @p9, [disabled] = @p10, [mustChangePassword] = @p11, [removedAt] = @p12, [updatedAt] = @p13 where [normalizedName] = @p14 and [removedAt] is null;select @@rowcount;
 delete from [postern].[OidcUserLogin] where [normalizedName] = @p0;select @@rowcount;
 delete from [postern].[OidcLastUse] where [kind] in (@p0, @p1) and [name] = @p2;select @@rowcount;
 select * from [postern].[OidcUser] where [removedAt] is null order by [normalizedName] asc;
 select top (@p0) [normalizedName] from [postern].[OidcUser];
-insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13), (@p14, @p15, @p16, @p17, @p18, @p19, @p20, @p21, @p22, @p23, @p24, @p25, @p26, @p27);
+insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [passwordHistory], [passwordMark], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13, @p14, @p15), (@p16, @p17, @p18, @p19, @p20, @p21, @p22, @p23, @p24, @p25, @p26, @p27, @p28, @p29, @p30, @p31);
 
 -- links to identities elsewhere
 select top (@p0) [normalizedName], [provider] from [postern].[OidcUserLogin] where [id] = @p1;
