@@ -20,6 +20,7 @@
  */
 import { createHmac } from 'node:crypto';
 import { isIPv4, isIPv6 } from 'node:net';
+import { isDatabaseUnavailable } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Database, Row } from '../store/database.ts';
 import { isUniqueViolation } from '../store/failures.ts';
@@ -371,7 +372,12 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
           const count = known.get(id);
           if (count !== undefined) known.set(id, { ...count, readAt: performance.now() });
         }
-        await read(rows);
+        try {
+          await read(rows);
+        } catch (err) {
+          if (!isDatabaseUnavailable(err)) throw err;
+          return block;
+        }
         return evaluate();
       },
 
