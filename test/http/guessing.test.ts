@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Browser, createBrowser } from '../support/browser.ts';
 import { createSchema } from '../support/databases.ts';
 import { startPostgres } from '../support/postgres-server.ts';
@@ -269,6 +270,15 @@ test('two hundred guesses at once get no more tries than one after the other', a
   assert.equal(spray.map(outcomeOf).filter((outcome) => outcome !== 'wait').length, 50);
 });
 
+test('many tabs of one browser get no more tries than one', async (t) => {
+  const server = await start(t);
+  const browser = browserAt('192.0.2.1');
+  const tabs = await repeat(20, () => authorize({ issuer: server.issuer, ...mvc, browser }));
+  const pages = await Promise.all(tabs.map((tab, index) => tab.signIn(tab.page, 'alice', `x${index}`)));
+  const told = pages.filter(({ status }) => status !== 429);
+  assert.ok(told.length <= 5 && told.every(({ status }) => status === 400), `${told.length}`);
+});
+
 test('two nodes over one database count together, also after a restart', async (t) => {
   const { connection, schema } = await createSchema(t, {
     client: 'postgresql',
@@ -301,6 +311,26 @@ test('two nodes over one database count together, also after a restart', async (
     .orderBy('longestSeconds', 'desc')
     .select('failures');
   assert.ok(failures <= told && failures >= 5, `${failures} of ${told}`);
+
+  // What the one has counted of secrets, the other one knows within seconds, where wrong ones come in there as well.
+  const send = ({ issuer }: { issuer: string }, secret: string) =>
+    post(
+      `${issuer}/connect/token`,
+      { grant_type: 'client_credentials' },
+      { ...basic('batch', secret), ...from('198.51.100.1') },
+    );
+  await send(second, 'x');
+  await send(first, 'x');
+  await first.context.db.knex('OidcGuess').update({ openAt: Math.floor(Date.now() / 1000) + 60 });
+  const blocked = async () => {
+    for (let attempt = 0; attempt < 100; attempt += 1) {
+      if (outcomeOf(await send(second, 'batch-secret')) === 'wait') return true;
+      await sleep(100);
+    }
+    return false;
+  };
+  assert.equal(await blocked(), true);
+
   await first.stop();
   const third = await startNode();
   await third.context.db.knex('OidcGuess').update({ openAt: Math.floor(Date.now() / 1000) + 60 });
