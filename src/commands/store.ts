@@ -7,7 +7,9 @@ import { createPasswords, withBrand } from '../accounts/passwords.ts';
 import { type Audit, createAudit } from '../audit.ts';
 import { type Configuration, loadConfiguration } from '../config/load.ts';
 import { ServerError } from '../errors.ts';
-import { loadKeys } from '../keys/keys.ts';
+import { createKeyStore } from '../keys/key-store.ts';
+import { deriveKey, loadKeys } from '../keys/keys.ts';
+import { findDerivation } from '../keys/managed-keys.ts';
 import { createLogger } from '../log.ts';
 import { deleteExpired } from '../store/cleanup.ts';
 import { type Database, openDatabase, toDatabaseTarget, writeMigrationScript } from '../store/database.ts';
@@ -60,14 +62,12 @@ export async function openStore(directory: string, { env, now, stderr }: Command
     externalLogins: createExternalLogins({ accounts, audit, db: db.knex, now }),
     tokens: createTokens({ db, now }),
     async openGuessing() {
-      const { toFurtherKeys, toKeySource } = await import('../server.ts');
-      const keys = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
       const { Directory, PasswordVerifier } = configuration.server;
       return createGuessing({
         db,
         log,
         now,
-        key: keys.deriveKey(guessingKey),
+        key: await deriveGuessingKey(configuration, db, now()),
         hasDomains: Directory !== undefined || PasswordVerifier !== undefined,
         isExempt: () => false,
       });
@@ -78,6 +78,19 @@ export async function openStore(directory: string, { env, now, stderr }: Command
       await db[Symbol.asyncDispose]();
     },
   };
+}
+
+async function deriveGuessingKey(configuration: Configuration, db: Database, now: number): Promise<Buffer> {
+  // Loaded where it is needed: the server is most of the program.
+  const { toFurtherKeys, toKeySource, toRhythm } = await import('../server.ts');
+  const { DataProtectionKey, ManagedKeys } = configuration.server;
+  if (ManagedKeys !== undefined) {
+    const store = createKeyStore({ db, secrets: DataProtectionKey });
+    const derivation = await findDerivation(store, { keepSeconds: toRhythm(ManagedKeys).keep, now });
+    if (derivation !== undefined) return deriveKey(derivation, guessingKey);
+  }
+  const keys = await loadKeys(toKeySource(configuration), toFurtherKeys(configuration));
+  return keys.deriveKey(guessingKey);
 }
 
 /** Who runs the command, as the operating system knows them. */

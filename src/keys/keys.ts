@@ -208,8 +208,13 @@ export function toSigningKeys({ cookieKeys, derivation, published, signing }: Ke
       return new SignJWT(claims).setProtectedHeader({ alg, typ, kid }).sign(await signingKey);
     },
     verifyJwt: (jwt, options) => jwtVerify(jwt, verificationKeys, { ...options, algorithms }),
-    deriveKey: (purpose) => Buffer.from(hkdfSync('sha256', derivation, '', `postern ${purpose}`, 32)),
+    deriveKey: (purpose) => deriveKey(derivation, purpose),
   };
+}
+
+/** As {@link SigningKeys.deriveKey}, for who has no other use for the keys. */
+export function deriveKey(derivation: string, purpose: string): Buffer {
+  return Buffer.from(hkdfSync('sha256', derivation, '', `postern ${purpose}`, 32));
 }
 
 /** The first 128 bits of the key's thumbprint (RFC 7638): every token's header repeats it. */

@@ -54,6 +54,22 @@ interface Needs {
 const unknownKeySeconds = 5;
 
 /**
+ * What keys are derived from, as {@link SigningKeys.deriveKey} does; undefined before the first start.
+ *
+ * @throws {ServerError} ERR_DATABASE_UNAVAILABLE, ERR_KEY_UNUSABLE
+ */
+export async function findDerivation(
+  store: Pick<KeyStore, 'list' | 'open'>,
+  { keepSeconds, now }: { keepSeconds: number; now: number },
+): Promise<string | undefined> {
+  const line = keysOfLine(await store.list(), { purpose: 'derivation', algorithm: '' });
+  const { inUse, next } = arrange(line, now, keepSeconds);
+  const key = inUse ?? next[0];
+  const material = key && (await store.open(key));
+  return material !== undefined && 'secret' in material ? material.secret : undefined;
+}
+
+/**
  * Makes the first keys where there are none, and resolves with what there is.
  *
  * @throws {ServerError} ERR_DATABASE_UNAVAILABLE, ERR_KEY_UNUSABLE

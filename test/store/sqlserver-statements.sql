@@ -79,11 +79,11 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0008-gue
 commit;
 go
 
--- 0007-password-changes
+-- 0009-password-changes
 set xact_abort on;
 begin transaction;
 ALTER TABLE [postern].[OidcUser] ADD [passwordMark] nvarchar(43) null, [passwordHistory] nvarchar(max) null;
-insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0007-password-changes');
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0009-password-changes');
 commit;
 go
 
