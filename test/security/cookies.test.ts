@@ -61,12 +61,16 @@ test('RFC 9700 section 4.7, ASVS 3.3: over https every cookie is Secure, HttpOnl
     assert.match(line, /; *httponly(;|$)/i, line);
     assert.match(line, /; *path=\/(;|$)/i, line);
     assert.doesNotMatch(line, /domain=/i, line);
-    const wanted = name.startsWith('__Host-postern.signout') ? /samesite=none/i : /samesite=lax/i;
+    const wanted = name.startsWith('__Host-postern.signout')
+      ? /samesite=none/i
+      : name === '__Host-postern.device'
+        ? /samesite=strict/i
+        : /samesite=lax/i;
     assert.match(line, wanted, line);
   }
   assert.deepEqual(
     [...names].map((name) => name.replace('__Host-postern.', '')).sort(),
-    ['provider', 'session', 'signout', 'tab', 'wsfed', 'wsfed.form'],
+    ['device', 'provider', 'session', 'signout', 'tab', 'wsfed', 'wsfed.form'],
     'all that there are have been seen',
   );
 });
