@@ -269,7 +269,7 @@ test('verifying credentials is one statement, and so is finding an account', asy
   }
 });
 
-test('the answer for an unknown name takes as long as that for a wrong password', async (t) => {
+test('the answer for an unknown name costs as much as that for a wrong password', async (t) => {
   const { accounts } = await openAccounts(t);
   await accounts.add({ name: 'alice', password });
   await accounts.add({ name: 'carol' });
@@ -277,17 +277,19 @@ test('the answer for an unknown name takes as long as that for a wrong password'
   await accounts.remove('gone');
 
   const names = ['alice', 'carol', 'gone', 'nobody'];
-  const fastestMs = new Map(names.map((name) => [name, Number.POSITIVE_INFINITY]));
+  // What the process itself has used: whatever else the machine does takes time, and none of this.
+  const least = new Map(names.map((name) => [name, Number.POSITIVE_INFINITY]));
   for (let round = 0; round < 6; round += 1) {
     for (const name of names) {
-      const from = performance.now();
+      const from = process.cpuUsage();
       await accounts.verifyCredentials(name, 'Pass-word-2');
-      fastestMs.set(name, Math.min(fastestMs.get(name) ?? 0, performance.now() - from));
+      const { system, user } = process.cpuUsage(from);
+      least.set(name, Math.min(least.get(name) ?? 0, system + user));
     }
   }
-  const times = [...fastestMs.values()];
-  // An answer without a hash takes well under a tenth of one with it.
-  assert.ok(Math.min(...times) > Math.max(...times) / 3, JSON.stringify([...fastestMs]));
+  const costs = [...least.values()];
+  // An answer without a hash costs well under a tenth of one with it.
+  assert.ok(Math.min(...costs) > Math.max(...costs) / 3, JSON.stringify([...least]));
 });
 
 test('a new password replaces the old one, and may have to be changed at the next sign-in', async (t) => {
