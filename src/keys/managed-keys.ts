@@ -3,9 +3,11 @@
  * minute, and when a key comes into use or is revoked; it makes what is missing and removes what nobody needs. Two that
  * do so at once come to the same.
  */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { errors } from 'jose';
 import type { Audit } from '../audit.ts';
 import type { SigningAlgorithm } from '../config/schema.ts';
+import { isDatabaseUnavailable } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import {
@@ -81,20 +83,25 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     { purpose: 'cookie', algorithm: '' },
     { purpose: 'derivation', algorithm: '' },
   ];
+  /** Looks go on for ever: none is a part of the request that was in hand when it began. */
+  const outsideOfRequests = AsyncLocalStorage.snapshot();
   const opened = new Map<string, KeyMaterial>();
   /** What the keys of this moment are made of. */
   let known = '';
   let current: SigningKeys | undefined;
+  /** When the last look began. */
   let lookedAt = 0;
   /** When the rows of the last look say that there will be other keys. */
   let changesAt = Number.POSITIVE_INFINITY;
   let looking: Promise<void> | undefined;
 
   const look = () => {
-    looking ??= lookOnce().finally(() => {
-      looking = undefined;
-      lookLater();
-    });
+    looking ??= outsideOfRequests(() =>
+      lookOnce().finally(() => {
+        looking = undefined;
+        lookLater();
+      }),
+    );
     return looking;
   };
 
@@ -121,12 +128,12 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   }
 
   async function lookOnce(): Promise<void> {
+    lookedAt = now();
     let stored = await store.list();
     if (await addMissing(stored)) stored = await store.list();
     await noteLifetimes(stored);
     await removeUnneeded(stored);
     const keySet = await toKeySet(stored);
-    lookedAt = now();
     const times = stored.flatMap(({ activeAt, revokedAt = 0 }) => [activeAt, revokedAt]);
     changesAt = Math.min(...times.filter((time) => time > lookedAt));
     const { cookieKeys, derivation, signing } = keySet;
@@ -134,10 +141,10 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     if (found === known) return;
     const isFirst = current === undefined;
     const keys = withUnknownKeys(toSigningKeys(keySet));
+    if (!isFirst) needs.onChange(keys);
     known = found;
     current = keys;
     log.info({ signingKeys: signing.map(({ jwk }) => jwk.kid) }, 'managed keys taken up');
-    if (!isFirst) needs.onChange(keys);
   }
 
   async function addMissing(stored: readonly StoredKey[]): Promise<boolean> {
@@ -176,7 +183,9 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   }
 
   async function removeUnneeded(stored: readonly StoredKey[]): Promise<void> {
-    const ids = lines.flatMap((line) => findRemovable(keysOfLine(stored, line), now(), rhythm.keep));
+    const ids = linesOf(stored).flatMap((line) =>
+      findRemovable(keysOfLine(stored, line), now(), rhythm.keep),
+    );
     if (ids.length === 0) return;
     await store.remove(ids);
     audit.record(['key', 'success'], { keys: ids }, 'keys removed');
@@ -232,7 +241,9 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
         } catch (err) {
           const isUnknown = err instanceof errors.JWKSNoMatchingKey;
           if (!isUnknown || now() - lookedAt < unknownKeySeconds) throw err;
-          await look();
+          await look().catch((failure: unknown) => {
+            if (isDatabaseUnavailable(failure)) throw failure;
+          });
           if (current === undefined || current.publicJwks === keys.publicJwks) throw err;
           return await current.verifyJwt(jwt, options);
         }

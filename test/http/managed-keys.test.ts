@@ -61,6 +61,13 @@ const isActive = async (server: TestServer, token: string) =>
 const fetchKeys = async (server: TestServer) =>
   (await (await fetch(`${at(server)}/.well-known/jwks`)).json()) as JSONWebKeySet;
 
+/** The same token, which names a key that nobody has. */
+const forge = (token: string) =>
+  token.replace(/^[^.]+/, (header) => {
+    const parsed = JSON.parse(Buffer.from(header, 'base64url').toString());
+    return Buffer.from(JSON.stringify({ ...parsed, kid: 'nobody' })).toString('base64url');
+  });
+
 const keys = (server: TestServer, ...args: string[]) =>
   runHere(dirname(server.configDirectory), ['keys', ...args]);
 
@@ -285,10 +292,7 @@ test('with --now a key is revoked at once, and a server that has not looked yet 
 test('tokens that name keys that nobody has make a server look once in five seconds at most', async (t) => {
   const { now, wait } = startClock(t);
   const server = await startTestServer(t, { now, server: managed });
-  const forged = (await fetchToken(server)).replace(/^[^.]+/, (header) => {
-    const parsed = JSON.parse(Buffer.from(header, 'base64url').toString());
-    return Buffer.from(JSON.stringify({ ...parsed, kid: 'nobody' })).toString('base64url');
-  });
+  const forged = forge(await fetchToken(server));
   let looks = 0;
   server.context.db.knex.on('query', ({ sql }: { sql: string }) => {
     if (sql.startsWith('select') && sql.includes('OidcKey')) looks += 1;
@@ -298,6 +302,36 @@ test('tokens that name keys that nobody has make a server look once in five seco
   wait(5);
   for (let attempt = 0; attempt < 20; attempt += 1) assert.equal(await isActive(server, forged), false);
   assert.equal(looks, 1);
+});
+
+test('while the keys cannot be read a token that names one that nobody has is refused, and makes nobody look more often', async (t) => {
+  const { now, wait } = startClock(t);
+  const server = await startTestServer(t, { now, server: managed });
+  const forged = forge(await fetchToken(server));
+  const { knex } = server.context.db;
+  await knex.schema.renameTable('OidcKey', 'OidcKeyAway');
+  let looks = 0;
+  knex.on('query', ({ sql }: { sql: string }) => {
+    if (sql.startsWith('select') && sql.includes('OidcKey')) looks += 1;
+  });
+  wait(5);
+  for (let attempt = 0; attempt < 5; attempt += 1) assert.equal(await isActive(server, forged), false);
+  assert.equal(looks, 1);
+  await knex.schema.renameTable('OidcKeyAway', 'OidcKey');
+});
+
+test('what a look does that a token has caused is the server’s own doing, and not that of its sender', async (t) => {
+  const { now, wait } = startClock(t);
+  const server = await startTestServer(t, { now, server: { ...managed, ...audited } });
+  const forged = forge(await fetchToken(server));
+  wait(80 * daySeconds);
+  assert.equal(await isActive(server, forged), false);
+  const folder = join(dirname(server.configDirectory), 'data/audit');
+  const made = readFileSync(join(folder, 'audit-2026-03-22.ndjson'), 'utf8')
+    .split('\n')
+    .filter((line) => line.includes('"event":"key"'));
+  assert.ok(made.length > 0);
+  assert.doesNotMatch(made.join('\n'), /requestId|clientAddress/);
 });
 
 test('a revoked cookie key ends the sessions that rest on it, and nothing else', async (t) => {
