@@ -24,7 +24,7 @@ import {
   type KeyLocation,
   loadConfiguration,
 } from './config/load.ts';
-import { usualAlgorithm } from './config/schema.ts';
+import { type SigningAlgorithm, usualAlgorithm } from './config/schema.ts';
 import { watchConfiguration } from './config/watch.ts';
 import type { ServerContext } from './context.ts';
 import { ConfigurationError, ServerError } from './errors.ts';
@@ -181,7 +181,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         metrics,
         now,
         store: createKeyStore({ db, secrets: settings.DataProtectionKey }),
-        algorithms: [usualAlgorithm, ...settings.ManagedKeys.FurtherAlgorithms],
+        algorithms: toManagedAlgorithms(settings.ManagedKeys),
         rhythm: toRhythm(settings.ManagedKeys),
         predecessors: await loadKeySet(toKeySource(configuration), toFurtherKeys(configuration)),
         lifetimes: () => longestLifetimes(registry.configuration),
@@ -452,6 +452,13 @@ export function toKeySource({ server }: Configuration): KeySource {
     publishedFiles: certificate?.PublishedCertificateFiles ?? [],
     cookieKeys: cookieKeys ?? [],
   };
+}
+
+/** What managed keys sign by, each once. */
+export function toManagedAlgorithms({
+  FurtherAlgorithms,
+}: NonNullable<Configuration['server']['ManagedKeys']>): SigningAlgorithm[] {
+  return [...new Set<SigningAlgorithm>([usualAlgorithm, ...FurtherAlgorithms])];
 }
 
 /** When managed keys are exchanged, in seconds. */

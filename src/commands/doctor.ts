@@ -12,7 +12,7 @@ import { loadSamlSigningKey } from '../keys/saml-signer.ts';
 import { warningDays } from '../keys/watch-certificates.ts';
 import { createLogger } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
-import { toFurtherKeys, toKeySource, toRhythm, toSamlKeySource } from '../server.ts';
+import { toFurtherKeys, toKeySource, toManagedAlgorithms, toRhythm, toSamlKeySource } from '../server.ts';
 import { type Database, openDatabase, toDatabaseTarget } from '../store/database.ts';
 import { inspectDirectory, inspectIdentityProviders } from './configuration.ts';
 import { CommandError, exitCodes } from './exit.ts';
@@ -176,6 +176,7 @@ async function examineManagedKeys(
   if (ManagedKeys === undefined) return [];
   const store = createKeyStore({ db, secrets: DataProtectionKey });
   const { keep, rotation } = toRhythm(ManagedKeys);
+  const algorithms = toManagedAlgorithms(ManagedKeys);
   const stored = await store.list();
   const findings: Finding[] = [];
   for (const key of stored.filter((one) => !isRevoked(one, io.now()))) {
@@ -185,7 +186,9 @@ async function examineManagedKeys(
       if (!(err instanceof ServerError)) throw err;
       findings.push({ weight: 'broken', what: err.message, remedy: err.hint ?? '' });
     }
+    // One that is never exchanged, and those of an algorithm that has been taken away.
     if (key.purpose === 'derivation') continue;
+    if (key.algorithm !== '' && !algorithms.includes(key.algorithm)) continue;
     const { inUse, next } = arrange(keysOfLine(stored, key), io.now(), keep);
     // A day more than it takes the slowest node to look.
     if (key.id === inUse?.id && next.length === 0 && key.activeAt + rotation + daySeconds < io.now()) {

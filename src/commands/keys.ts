@@ -6,11 +6,12 @@ import {
   type KeyLine,
   keysOfLine,
   knownSeconds,
+  linesOf,
   publishedSeconds,
   type Rhythm,
 } from '../keys/key-schedule.ts';
 import { createKeyStore, type KeyStore, type StoredKey } from '../keys/key-store.ts';
-import { toRhythm } from '../server.ts';
+import { toManagedAlgorithms, toRhythm } from '../server.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { openMigratedStore, type Store } from './store.ts';
@@ -20,6 +21,8 @@ interface Keys extends AsyncDisposable {
   readonly store: KeyStore;
   readonly rhythm: Rhythm;
   readonly audit: Store['audit'];
+  /** False for an algorithm that has been taken away: its keys are there until they are revoked. */
+  isNeeded(line: KeyLine): boolean;
 }
 
 /** @throws {CommandError} 78 where keys are not managed */
@@ -32,10 +35,12 @@ async function openKeys(directory: string, io: CommandIo): Promise<Keys> {
       hint: 'ManagedKeys in server.json has the server make them; otherwise they are the files that it names',
     });
   }
+  const algorithms = toManagedAlgorithms(ManagedKeys);
   return {
     store: createKeyStore({ db: store.db, secrets: DataProtectionKey }),
     rhythm: toRhythm(ManagedKeys),
     audit: store.audit,
+    isNeeded: ({ algorithm }) => algorithm === '' || algorithms.includes(algorithm),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   };
 }
@@ -124,8 +129,9 @@ export interface RotateOptions {
 export async function rotateKeys(directory: string, options: RotateOptions, io: CommandIo): Promise<void> {
   await using keys = await openKeys(directory, io);
   const stored = await keys.store.list();
-  const lines = linesOf(stored).filter(({ algorithm, purpose }) => {
-    if (purpose === 'derivation') return false;
+  const lines = linesOf(stored).filter((line) => {
+    const { algorithm, purpose } = line;
+    if (purpose === 'derivation' || !keys.isNeeded(line)) return false;
     if (!options.cookies && options.algorithm === undefined) return true;
     return purpose === 'cookie' ? options.cookies : algorithm === options.algorithm;
   });
@@ -180,7 +186,7 @@ export async function revokeKey(
   if (key === undefined) throw noSuchKey();
   const { algorithm, purpose } = key;
   const { inUse, next } = arrange(keysOfLine(stored, key), at, keys.rhythm.keep);
-  if (inUse?.id === id) {
+  if (inUse?.id === id && keys.isNeeded(key)) {
     // First the successor: without one an older key would sign again.
     if (next[0] !== undefined) await keys.store.schedule(next[0].id, at);
     else await makeNext(keys, { purpose, algorithm }, { activeAt: at, now: io.now(), stored });
@@ -210,13 +216,6 @@ function noSuchKey(): CommandError {
   return new CommandError(exitCodes.failure, 'there is no such key', {
     hint: '"postern keys list" shows those that there are',
   });
-}
-
-/** The purposes and algorithms that there are keys of, in the order of their first keys. */
-function linesOf(stored: readonly StoredKey[]): KeyLine[] {
-  const lines = new Map<string, KeyLine>();
-  for (const { algorithm, purpose } of stored) lines.set(`${purpose} ${algorithm}`, { purpose, algorithm });
-  return [...lines.values()];
 }
 
 function describePurpose({ algorithm, purpose }: KeyLine): string {

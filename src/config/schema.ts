@@ -487,7 +487,7 @@ export const ServerSettings = z.strictObject({
         .default([])
         .meta({
           description:
-            'Algorithms that there is a key for beside RS256, which clients (IdTokenSigningAlgorithm) and resources (SigningAlgorithm) choose by name. One that is taken away ends the tokens that it has signed: wait until the last of them has expired.',
+            'Algorithms that there is a key for beside RS256, which clients (IdTokenSigningAlgorithm) and resources (SigningAlgorithm) choose by name. One that is taken away ends the tokens that it has signed: wait until the last of them has expired. Its keys stay in the database until `postern keys revoke` takes them back.',
         }),
       RotationDays: integer(1, 3650, 'days').default(90).meta({
         description: 'For how long a key is in use before the next one is.',

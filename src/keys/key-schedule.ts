@@ -43,6 +43,13 @@ export function keysOfLine(keys: readonly StoredKey[], { algorithm, purpose }: K
   return keys.filter((key) => key.purpose === purpose && key.algorithm === algorithm);
 }
 
+/** The purposes and algorithms that there are keys of, in the order of their first keys. */
+export function linesOf(keys: readonly StoredKey[]): KeyLine[] {
+  const lines = new Map<string, KeyLine>();
+  for (const { algorithm, purpose } of keys) lines.set(`${purpose} ${algorithm}`, { purpose, algorithm });
+  return [...lines.values()];
+}
+
 export function isRevoked({ revokedAt }: StoredKey, now: number): boolean {
   return revokedAt !== undefined && revokedAt <= now;
 }

@@ -18,6 +18,7 @@ import {
   isRevoked,
   type KeyLine,
   keysOfLine,
+  linesOf,
   lookSeconds,
   type Rhythm,
 } from './key-schedule.ts';

@@ -162,6 +162,37 @@ test('a session and a form outlive the exchange of the keys that they rest on', 
   assert.ok(isSignedIn((await authorize({ issuer, ...mvc, browser })).page));
 });
 
+test('an algorithm that is taken away leaves nothing to exchange, and its keys go when they are revoked', async (t) => {
+  const { configDirectory, change } = await prepareConfiguration(t, {
+    server: { ...managed, ManagedKeys: { FurtherAlgorithms: ['ES256', 'ES256'] } },
+  });
+  const log = createLogger({ level: 'silent', format: 'json' });
+  const start = (now: () => number) => startServer({ configDirectory, env: {}, log, now });
+  const folder = dirname(configDirectory);
+  const ofAlgorithm = async () => {
+    const { stdout } = await runHere(folder, ['keys', 'list', '--json']);
+    return (JSON.parse(stdout) as { id: string; algorithm: string | null }[])
+      .filter(({ algorithm }) => algorithm === 'ES256')
+      .map(({ id }) => id);
+  };
+  const { now, wait } = startClock(t);
+  await (await start(now))[Symbol.asyncDispose]();
+  const [key = ''] = await ofAlgorithm();
+  change('server.json', managed);
+  await using server = await start(now);
+  for (let day = 0; day < 100; day += 10) {
+    wait(10 * daySeconds);
+    await server.reload();
+  }
+  assert.doesNotMatch((await runHere(folder, ['doctor'])).stdout, /managed key/);
+  assert.doesNotMatch((await runHere(folder, ['keys', 'rotate'])).stdout, /ES256/);
+  assert.deepEqual(await ofAlgorithm(), [key]);
+  assert.equal((await runHere(folder, ['keys', 'revoke', key])).code, 0);
+  wait(60);
+  await server.reload();
+  assert.deepEqual(await ofAlgorithm(), []);
+});
+
 test('the usual key has a certificate that names it, and further algorithms have keys of their own', async (t) => {
   const server = await startTestServer(t, {
     server: { ...managed, ManagedKeys: { FurtherAlgorithms: ['ES256', 'EdDSA'] } },
