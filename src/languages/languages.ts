@@ -43,6 +43,8 @@ export interface Texts extends Messages {
 /** A language that pages can be shown in. */
 export interface Language {
   readonly texts: Texts;
+  /** Language and script, as `zh-Hant`: it serves whoever reads that. */
+  readonly writing: string;
   /** Paths of the messages that are shown in English. */
   readonly missing: readonly string[];
 }
@@ -123,6 +125,7 @@ export function completeLanguages(own: ReadonlyMap<string, SomeMessages>): Reado
         dir: directionOf(tag),
         names: Object.fromEntries(names) as unknown as Names,
       },
+      writing: writingOf(tag),
       missing: untranslated.filter((path) => !translated.has(path)),
     };
     completed.set(tag, language);
@@ -132,7 +135,7 @@ export function completeLanguages(own: ReadonlyMap<string, SomeMessages>): Reado
   /** `de` for `de-AT`, but not `zh` for `zh-Hant`, which is written otherwise; else English. */
   function parentOf(tag: string): string {
     const shorter = tag.split('-').map((_, index, parts) => parts.slice(0, -1 - index).join('-'));
-    return shorter.find((one) => tags.includes(one) && isSameWriting(one, tag)) ?? 'en';
+    return shorter.find((one) => tags.includes(one) && writingOf(one) === writingOf(tag)) ?? 'en';
   }
 
   return new Map(tags.map((tag) => [tag, complete(tag)]));
@@ -170,12 +173,14 @@ export function chooseLanguage(
   languages: ReadonlyMap<string, Language>,
   wanted: readonly string[],
 ): Texts | undefined {
-  const tags = [...languages.keys()];
   for (const tag of wanted.slice(0, mostWanted)) {
     const canonical = canonicalTag(tag);
     if (canonical === undefined) continue;
-    const chosen = tags.find((one) => one === canonical) ?? tags.find((one) => isSameWriting(one, canonical));
-    if (chosen !== undefined) return languages.get(chosen)?.texts;
+    const exact = languages.get(canonical);
+    if (exact !== undefined) return exact.texts;
+    const wantedWriting = writingOf(canonical);
+    const near = [...languages.values()].find(({ writing }) => writing === wantedWriting);
+    if (near !== undefined) return near.texts;
   }
   return undefined;
 }
@@ -202,9 +207,10 @@ export function canonicalTag(tag: string): string | undefined {
   }
 }
 
-function isSameWriting(one: string, other: string): boolean {
-  const [a, b] = [new Intl.Locale(one).maximize(), new Intl.Locale(other).maximize()];
-  return a.language === b.language && a.script === b.script;
+/** Takes a while: never once for each pair of tags. */
+function writingOf(tag: string): string {
+  const { language, script } = new Intl.Locale(tag).maximize();
+  return `${language}-${script}`;
 }
 
 function directionOf(tag: string): 'ltr' | 'rtl' {
