@@ -53,7 +53,7 @@ Invoke-AppCmd set config /section:system.webServer/proxy /enabled:true /preserve
 
 # What the rule in web.config may set.
 $allowed = Invoke-AppCmd list config /section:system.webServer/rewrite/allowedServerVariables | Out-String
-foreach ($name in 'HTTP_X_FORWARDED_HOST', 'HTTP_X_FORWARDED_PROTO', 'HTTP_X_REMOTE_USER', 'HTTP_X_REMOTE_SECRET') {
+foreach ($name in 'HTTP_X_FORWARDED_HOST', 'HTTP_X_FORWARDED_PROTO', 'HTTP_X_REMOTE_USER', 'HTTP_X_REMOTE_SECRET', 'HTTP_TRACEPARENT') {
   if ($allowed -notmatch $name) {
     Invoke-AppCmd set config /section:system.webServer/rewrite/allowedServerVariables "/+[name='$name']" /commit:apphost
   }

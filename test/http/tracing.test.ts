@@ -1,13 +1,16 @@
 /** Traces at a collector: a real one of OTLP/HTTP, in JSON. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { createServer, type IncomingHttpHeaders } from 'node:http';
+import { createServer, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
+import { request as askTls } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLogger } from '../../src/log.ts';
 import { createTracing } from '../../src/tracing.ts';
+import { startNginx } from '../support/nginx.ts';
 import { authorize, basic, mvc, post } from '../support/sign-in.ts';
 import { findFreePort, startTestServer } from '../support/start-server.ts';
 
@@ -179,17 +182,11 @@ test('a sign-in is a trace for each request, with its statements and its passwor
   const logged = server.logged.find(({ msg }) => msg === 'login finished');
   assert.ok(traceIds.has(String(logged?.traceId)), 'the log leads to the trace');
   const recorded = audit.split('\n').find((line) => line.includes('"event":"sign-in"')) ?? '{}';
-  assert.equal(
-    (JSON.parse(recorded) as { traceId: string }).traceId,
-    logged?.traceId,
-    'and so does the audit log',
-  );
+  const { requestId, traceId } = JSON.parse(recorded) as { requestId: string; traceId: string };
+  assert.equal(traceId, logged?.traceId, 'and so does the audit log');
   const request = named('POST /login/') as Span;
   assert.equal(request.traceId, logged?.traceId);
-  assert.equal(
-    attribute(request, 'postern.request_id'),
-    logged?.requestId ?? attribute(request, 'postern.request_id'),
-  );
+  assert.equal(attribute(request, 'postern.request_id'), requestId);
 });
 
 test('a trusted proxy says whose part a request is, and whether it is sampled', async (t) => {
@@ -229,6 +226,26 @@ test('nobody else says whose part a request is', async (t) => {
   assert.ok(
     roots.every(({ traceId, parentSpanId }) => traceId !== parent.traceId && parentSpanId === undefined),
   );
+});
+
+test('nginx, as we ship it, passes on no trace that a stranger has begun', async (t) => {
+  const collector = await startCollector(t);
+  const [port, publicPort] = [await findFreePort(), await findFreePort()];
+  const server = await startTestServer(t, {
+    server: {
+      ...toCollector(collector.port, { SamplingRatio: 0 }),
+      PublicUrl: `https://localhost:${publicPort}/SPSSMR/Oidc`,
+      Listener: { Host: '127.0.0.1', Port: port },
+    },
+  });
+  await startNginx(t, { nodePorts: [port, port], port: publicPort });
+  const ca = readFileSync(join(import.meta.dirname, '../fixtures/tls/root.pem'));
+  const headers = { traceparent: traceparent(), tracestate: 'a=b' };
+  const request = askTls(`${server.issuer}/.well-known/jwks`, { ca, headers, agent: false });
+  const [response] = (await once(request.end(), 'response')) as [IncomingMessage];
+  assert.equal(response.resume().statusCode, 200);
+  await server.stop();
+  assert.deepEqual(collector.spans(), []);
 });
 
 for (const { told, PropagateTo } of [
