@@ -87,6 +87,8 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   /** Looks go on for ever: none is a part of the request that was in hand when it began. */
   const outsideOfRequests = AsyncLocalStorage.snapshot();
   const opened = new Map<string, KeyMaterial>();
+  /** The rows of the last look that could read them. What follows from them comes true in an outage, too. */
+  let stored: readonly StoredKey[] = [];
   /** What the keys of this moment are made of. */
   let known = '';
   let current: SigningKeys | undefined;
@@ -130,11 +132,24 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
 
   async function lookOnce(): Promise<void> {
     lookedAt = now();
-    let stored = await store.list();
-    if (await addMissing(stored)) stored = await store.list();
-    await noteLifetimes(stored);
-    await removeUnneeded(stored);
-    const keySet = await toKeySet(stored);
+    try {
+      await readRows();
+    } catch (err) {
+      if (current !== undefined) await takeUp();
+      throw err;
+    }
+    await takeUp();
+  }
+
+  async function readRows(): Promise<void> {
+    stored = await store.list();
+    if (await addMissing()) stored = await store.list();
+    await noteLifetimes();
+    await removeUnneeded();
+  }
+
+  async function takeUp(): Promise<void> {
+    const keySet = await toKeySet();
     const times = stored.flatMap(({ activeAt, revokedAt = 0 }) => [activeAt, revokedAt]);
     changesAt = Math.min(...times.filter((time) => time > lookedAt));
     const { cookieKeys, derivation, signing } = keySet;
@@ -148,7 +163,7 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     log.info({ signingKeys: signing.map(({ jwk }) => jwk.kid) }, 'managed keys taken up');
   }
 
-  async function addMissing(stored: readonly StoredKey[]): Promise<boolean> {
+  async function addMissing(): Promise<boolean> {
     let isAny = false;
     for (const line of lines) {
       const present = keysOfLine(stored, line);
@@ -171,7 +186,7 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
   }
 
   /** A key is kept for as long as what it signs is good, even where that is shortened later. */
-  async function noteLifetimes(stored: readonly StoredKey[]): Promise<void> {
+  async function noteLifetimes(): Promise<void> {
     const lifetimes = needs.lifetimes();
     for (const line of lines) {
       const { inUse, next } = arrange(keysOfLine(stored, line), now(), rhythm.keep);
@@ -183,7 +198,7 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     }
   }
 
-  async function removeUnneeded(stored: readonly StoredKey[]): Promise<void> {
+  async function removeUnneeded(): Promise<void> {
     const ids = linesOf(stored).flatMap((line) =>
       findRemovable(keysOfLine(stored, line), now(), rhythm.keep),
     );
@@ -192,7 +207,7 @@ export async function startManagedKeys(needs: Needs): Promise<ManagedKeys> {
     audit.record(['key', 'success'], { keys: ids }, 'keys removed');
   }
 
-  async function toKeySet(stored: readonly StoredKey[]): Promise<KeySet> {
+  async function toKeySet(): Promise<KeySet> {
     for (const id of opened.keys()) if (!stored.some((key) => key.id === id)) opened.delete(id);
     const materialsOf = async (line: KeyLine) => {
       const { inUse, next, retired } = arrange(keysOfLine(stored, line), now(), rhythm.keep);

@@ -542,3 +542,19 @@ test('while the keys cannot be read the server goes on with those that it has, a
   await server.context.db.knex.schema.renameTable('OidcKeyAway', 'OidcKey');
   await server.reload();
 });
+
+test('while the keys cannot be read what is known of them still comes true: a revoked one is given up in time', async (t) => {
+  const { now, wait } = startClock(t);
+  const server = await startTestServer(t, { now, server: managed });
+  const token = await fetchToken(server);
+  const kid = decodeProtectedHeader(token).kid ?? '';
+  assert.equal((await keys(server, 'revoke', kid)).code, 0);
+  await server.reload();
+  await server.context.db.knex.schema.renameTable('OidcKey', 'OidcKeyAway');
+  wait(60);
+  await server.reload();
+  assert.match(server.logText(), /managed keys cannot be read/);
+  assert.notEqual(decodeProtectedHeader(await fetchToken(server)).kid, kid);
+  assert.equal(await isActive(server, token), false);
+  await server.context.db.knex.schema.renameTable('OidcKeyAway', 'OidcKey');
+});
