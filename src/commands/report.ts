@@ -8,6 +8,7 @@ import { createLastUses, type LastUses } from '../store/last-use.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { openMigratedStore, type Store } from './store.ts';
+import { toTime } from './table.ts';
 
 export interface ReportOptions {
   accounts?: boolean;
@@ -92,7 +93,7 @@ async function reportClients(
         .filter(({ clientId }) => clientId === client.ClientId)
         .map(({ message, path }) => `${path}: ${message}`)
         .join('; '),
-      last_use: toTime(usedAt.get(client.ClientId)),
+      last_use: toKnownTime(usedAt.get(client.ClientId)),
     }));
 }
 
@@ -126,8 +127,8 @@ async function reportAccounts(
       name: account.displayName ?? '',
       source: sourcesOf(account, providersOf.get(normalizedName)).join(' '),
       enabled: toYesNo(!account.disabled),
-      last_sign_in: toTime(signedInAt.get(normalizedName)),
-      last_use: toTime(usedAt.get(normalizedName)),
+      last_sign_in: toKnownTime(signedInAt.get(normalizedName)),
+      last_use: toKnownTime(usedAt.get(normalizedName)),
       roles: account.roles.join('; '),
     };
   });
@@ -139,13 +140,12 @@ function sourcesOf({ hasPassword, windowsName }: Account, providers: readonly st
   return known.length === 0 && windowsName !== undefined ? ['windows'] : known;
 }
 
-function toYesNo(value: boolean): string {
-  return value ? 'yes' : 'no';
+function toKnownTime(at: number | undefined): string {
+  return at === undefined ? '' : toTime(at);
 }
 
-/** As ISO 8601 to the second; `at` is seconds since the epoch. */
-function toTime(at: number | undefined): string {
-  return at === undefined ? '' : new Date(at * 1000).toISOString().replace('.000Z', 'Z');
+function toYesNo(value: boolean): string {
+  return value ? 'yes' : 'no';
 }
 
 /** RFC 4180, with the names of the columns in the first line. */
