@@ -43,7 +43,7 @@ export function keysOfLine(keys: readonly StoredKey[], { algorithm, purpose }: K
   return keys.filter((key) => key.purpose === purpose && key.algorithm === algorithm);
 }
 
-/** The purposes and algorithms that there are keys of, in the order of their first keys. */
+/** The purposes and algorithms that there are keys of, in their order. */
 export function linesOf(keys: readonly StoredKey[]): KeyLine[] {
   const lines = new Map<string, KeyLine>();
   for (const { algorithm, purpose } of keys) lines.set(`${purpose} ${algorithm}`, { purpose, algorithm });

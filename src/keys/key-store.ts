@@ -39,7 +39,7 @@ export type KeyMaterial =
   | { readonly secret: string };
 
 export interface KeyStore {
-  /** One statement. */
+  /** By purpose, algorithm and generation. One statement. */
   list(): Promise<StoredKey[]>;
   /** False where another key of that purpose, algorithm and generation is there. */
   insert(key: Omit<StoredKey, 'payload' | 'revokedAt'>, material: KeyMaterial): Promise<boolean>;
@@ -97,7 +97,7 @@ export function createKeyStore({
   }
 
   async function list(): Promise<StoredKey[]> {
-    const rows = await knex<Row>(table).select().orderBy('generation');
+    const rows = await knex<Row>(table).select().orderBy(['purpose', 'algorithm', 'generation']);
     return rows.map((row) => ({
       id: String(row.id),
       purpose: row.purpose as KeyPurpose,

@@ -199,6 +199,10 @@ test('the usual key has a certificate that names it, and further algorithms have
     clients: { mvc: { IdTokenSigningAlgorithm: 'EdDSA' } },
     resources: { intelligence_web_api: { SigningAlgorithm: 'ES256' } },
   });
+  assert.deepEqual(
+    (await listed(server)).map(({ algorithm, purpose }) => algorithm ?? purpose),
+    ['cookie', 'derivation', 'ES256', 'EdDSA', 'RS256'],
+  );
   const { keys: published } = await fetchKeys(server);
   assert.deepEqual(
     published.map(({ alg, x5c }) => [alg, Array.isArray(x5c)]),

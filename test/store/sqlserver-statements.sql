@@ -162,7 +162,7 @@ update [postern].[OidcUserLogin] set [provider] = @p0 where [id] = @p1;select @@
 
 -- keys
 insert into [postern].[OidcKey] ([activeAt], [algorithm], [createdAt], [generation], [id], [longestLifetime], [payload], [purpose], [revokedAt]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8);
-select * from [postern].[OidcKey] order by [generation] asc;
+select * from [postern].[OidcKey] order by [purpose] asc, [algorithm] asc, [generation] asc;
 update [postern].[OidcKey] set [payload] = @p0 where [id] = @p1 and [payload] = @p2;select @@rowcount;
 update [postern].[OidcKey] set [activeAt] = @p0 where [id] = @p1 and [revokedAt] is null;select @@rowcount;
 update [postern].[OidcKey] set [longestLifetime] = @p0 where [id] in (@p1) and [longestLifetime] < @p2;select @@rowcount;
