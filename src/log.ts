@@ -17,7 +17,7 @@ export interface LogOptions {
 }
 
 /** Names of fields that may hold a secret, wherever they appear in the first three levels of a line. */
-const secretFields = [
+const secretFields: ReadonlySet<string> = new Set([
   'access_token',
   'assertion',
   'authorization',
@@ -34,8 +34,7 @@ const secretFields = [
   'set-cookie',
   'token',
   'wresult',
-];
-const redactedPaths = secretFields.flatMap((name) => [`["${name}"]`, `*["${name}"]`, `*.*["${name}"]`]);
+]);
 
 /** Makes the process's logger. */
 export function createLogger({ level, format, destination = process.stdout }: LogOptions): Logger {
@@ -44,8 +43,8 @@ export function createLogger({ level, format, destination = process.stdout }: Lo
       level,
       base: null,
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
-      formatters: { level: (label) => ({ level: label }) },
-      redact: { paths: redactedPaths, censor: '[redacted]' },
+      // Pino's own `redact` takes forty times as long as the rest of a line, with paths that hold wildcards.
+      formatters: { level: (label) => ({ level: label }), log: (fields) => redact(fields, 3) },
       serializers: { err: toLoggedError },
     },
     format === 'text' ? textStream(destination) : destination,
@@ -56,6 +55,20 @@ export function createLogger({ level, format, destination = process.stdout }: Lo
 export function withFields(log: Logger, read: () => Readonly<Record<string, unknown>>): Logger {
   // The library takes a mixin only for the first of a family.
   return Object.assign(log.child({}), { [symbols.mixinSym]: read });
+}
+
+/** The fields with their secrets blanked, `levels` deep; the same object where there are none. */
+function redact<Fields extends object>(fields: Fields, levels: number): Fields {
+  let redacted: Record<string, unknown> | undefined;
+  for (const [name, value] of Object.entries(fields)) {
+    const isNested = typeof value === 'object' && value !== null && !(value instanceof Error) && levels > 1;
+    const isSecret = secretFields.has(name) && value !== undefined;
+    const shown = isSecret ? '[redacted]' : isNested ? redact(value, levels - 1) : value;
+    if (shown === value) continue;
+    redacted ??= (Array.isArray(fields) ? [...fields] : { ...fields }) as Record<string, unknown>;
+    redacted[name] = shown;
+  }
+  return (redacted as Fields | undefined) ?? fields;
 }
 
 /**
