@@ -12,6 +12,7 @@ import * as keys from './0006-keys.ts';
 import * as lastUses from './0007-last-uses.ts';
 import * as guesses from './0008-guesses.ts';
 import * as passwordChanges from './0009-password-changes.ts';
+import * as fewerIndexEntries from './0010-fewer-index-entries.ts';
 
 export interface Migration {
   up(knex: Knex): Promise<void>;
@@ -29,4 +30,5 @@ export const migrations: ReadonlyMap<string, Migration> = new Map([
   ['0007-last-uses', { up: lastUses.up, tables: ['OidcLastUse'] }],
   ['0008-guesses', { up: guesses.up, tables: ['OidcGuess'] }],
   ['0009-password-changes', { up: passwordChanges.up, tables: [] }],
+  ['0010-fewer-index-entries', { up: fewerIndexEntries.up, tables: [] }],
 ]);

@@ -232,7 +232,8 @@ function messageOf(err: unknown): string {
   return hint ?? message ?? String(err);
 }
 
-function prepareStatement<Name extends string>(
+/** Makes {@link Database.prepare}, for who has the connection alone. */
+export function prepareStatement<Name extends string>(
   knex: Knex,
   build: (knex: Knex, value: (name: Name) => string) => Knex.QueryBuilder,
 ): Statement<Name> {

@@ -131,8 +131,11 @@ export interface Limits {
   readonly timeoutMs: number | undefined;
   /** Within a transaction a victim has lost all of it: its caller would have to begin anew. */
   readonly isInTransaction: boolean;
-  /** Ends the connection: nobody knows what a statement that did not answer in time still does there. */
-  readonly kill: (reason: Error) => void;
+  /**
+   * Ends the connection: nobody knows what a statement that did not answer in time still does there. Undefined where
+   * every answer is there at once, and only being busy takes time.
+   */
+  readonly kill: ((reason: Error) => void) | undefined;
 }
 
 const retries = 5;
@@ -150,7 +153,7 @@ export async function runBounded<Answer>(
   const startedAt = performance.now();
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await (timeoutMs === undefined ? run() : inTime(run, timeoutMs, kill));
+      return await (timeoutMs === undefined || kill === undefined ? run() : inTime(run, timeoutMs, kill));
     } catch (err) {
       const hasTime = timeoutMs === undefined || performance.now() - startedAt < timeoutMs;
       const isLast = !hasTime || (!isBusy((err as DriverError).errcode) && attempt > retries);

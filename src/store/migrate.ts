@@ -218,6 +218,7 @@ export async function writeScript(
         record(knex.schema.createTable(...given)),
       alterTable: async (...given: Parameters<Knex.SchemaBuilder['alterTable']>) =>
         record(knex.schema.alterTable(...given)),
+      raw: async (...given: Parameters<Knex.SchemaBuilder['raw']>) => record(knex.schema.raw(...given)),
     },
   };
 

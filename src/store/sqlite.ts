@@ -26,7 +26,10 @@ class SqliteConnection {
     this.#db = new DatabaseSync(filename, { timeout: busyTimeoutMs });
     // WAL: readers never wait for the writer, and what was committed survives the death of the process.
     this.#insist('PRAGMA journal_mode = WAL');
-    this.#db.exec('PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 0;');
+    // The WAL is copied back, with two fsyncs, at every 16 MB and not at every 4; 16 MB of pages stay in memory.
+    this.#db.exec(
+      'PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -16000; PRAGMA busy_timeout = 0;',
+    );
   }
 
   /** For what SQLite refuses at once, whatever its timeout: the journal's mode, where several open a new file at once. */
@@ -90,7 +93,7 @@ export class NodeSqliteClient extends BetterSqlite3Client {
       isInTransaction: false,
       timeoutMs: busyTimeoutMs,
       // It answers synchronously: there is nothing to end.
-      kill() {},
+      kill: undefined,
     });
   }
 

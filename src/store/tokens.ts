@@ -4,7 +4,7 @@
  * A row is found by the SHA-256 of its bearer value and holds that value nowhere else. An expired row is dead
  * to every reader before the cleanup removes it. Times are seconds since the epoch.
  */
-import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, hash, hkdfSync, randomBytes } from 'node:crypto';
 import type { Knex } from 'knex';
 import { type Database, type Row, toNumber } from './database.ts';
 import { isUniqueViolation } from './failures.ts';
@@ -73,7 +73,7 @@ export type Tokens = ReturnType<typeof createTokens>;
 
 /** The key under which a bearer value is stored: its SHA-256 in base64url, 43 characters. */
 export function hashValue(value: string): string {
-  return createHash('sha256').update(value).digest('base64url');
+  return hash('sha256', value, 'base64url');
 }
 
 /** Hides a part of a row from whoever reads the database: only who brings the row's bearer value can read it. */

@@ -28,6 +28,9 @@ const firstTables = `
   create table OidcToken (id char(43) not null primary key, model varchar(64) not null, payload text not null,
     grantId char(43), uid varchar(64), userCode varchar(64), accountId varchar(255), clientId varchar(255),
     expiresAt bigint not null, consumedAt bigint, version integer not null default 0);
+${['grantId', 'uid', 'userCode', 'accountId', 'clientId', 'expiresAt']
+  .map((column) => `  create index oidctoken_${column.toLowerCase()}_index on OidcToken (${column});`)
+  .join('\n')}
   create table OidcUser (normalizedName varchar(255) not null primary key, name varchar(255), displayName varchar(255),
     email varchar(320), passwordHash varchar(255), claims text, roles text, windowsName varchar(255),
     normalizedWindowsName varchar(255), disabled boolean not null, mustChangePassword boolean not null,

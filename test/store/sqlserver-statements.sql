@@ -87,6 +87,14 @@ insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0009-pas
 commit;
 go
 
+-- 0010-fewer-index-entries
+set xact_abort on;
+begin transaction;
+DROP INDEX [oidctoken_clientid_index] ON [postern].[OidcToken];
+insert into [postern].[OidcMigration] ([appliedAt], [name]) values (1, '0010-fewer-index-entries');
+commit;
+go
+
 -- what the server needs, and nothing else
 grant select, insert, update, delete on schema::[postern] to [postern];
 go
@@ -133,7 +141,7 @@ delete from [postern].[OidcToken] where [id] in (select top (@p0) [id] from [pos
 delete from [postern].[OidcGuess] where [id] in (select top (@p0) [id] from [postern].[OidcGuess] where [expiresAt] <= @p1 order by [expiresAt] asc);select @@rowcount;
 
 -- accounts
-select top (@p0) * from [postern].[OidcUser] where [normalizedName] = @p1;
+select [normalizedName], [name], [displayName], [email], [passwordHash], [claims], [roles], [windowsName], [disabled], [mustChangePassword], [createdAt], [updatedAt], [removedAt], [passwordMark], [passwordHistory] from [postern].[OidcUser] where [normalizedName] = @p0;
 select top (@p0) * from [postern].[OidcUser] where [normalizedWindowsName] = @p1;
 select top (@p0) * from [postern].[OidcUser] where [normalizedWindowsName] = @p1 and not [normalizedName] = @p2;
 insert into [postern].[OidcUser] ([claims], [createdAt], [disabled], [displayName], [email], [mustChangePassword], [name], [normalizedName], [normalizedWindowsName], [passwordHash], [passwordHistory], [passwordMark], [removedAt], [roles], [updatedAt], [windowsName]) values (@p0, @p1, @p2, @p3, @p4, @p5, @p6, @p7, @p8, @p9, @p10, @p11, @p12, @p13, @p14, @p15);
