@@ -47,6 +47,7 @@ import {
   isCutOff,
   logRequests,
   mountAt,
+  publishDocuments,
   type RequestState,
   requirePath,
   securityHeaders,
@@ -624,21 +625,16 @@ function createApp(
   };
   refreshDocuments();
   const jwks = JSON.stringify(keys.publicJwks);
-  const publishJson = (body: () => string) => (ctx: Context) => {
-    ctx.set({ 'Access-Control-Allow-Origin': '*', 'Cache-Control': 'public, max-age=300' });
-    ctx.type = 'json';
-    ctx.body = body();
-  };
+  const documents = new Map(
+    [
+      ['/.well-known/openid-configuration', () => discovery] as const,
+      ['/.well-known/oauth-authorization-server', () => discovery] as const,
+      [routes.jwks, () => jwks] as const,
+      ['/.well-known/openid-configuration/jwks', () => jwks] as const,
+    ].map(([path, document]) => [(base + path).toLowerCase(), document]),
+  );
 
   const router = new Router();
-  router.get(
-    ['/.well-known/openid-configuration', '/.well-known/oauth-authorization-server'],
-    publishJson(() => discovery),
-  );
-  router.get(
-    [routes.jwks, '/.well-known/openid-configuration/jwks'],
-    publishJson(() => jwks),
-  );
   router.get(`${routes.end_session}/stay`, createStayPage(context));
   router.post(routes.introspection, status.introspect);
   router.post(routes.revocation, status.revoke);
@@ -687,6 +683,7 @@ function createApp(
     answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
   );
   app.use(requirePath);
+  if (server.Mounts.includes('Oidc')) app.use(publishDocuments(documents));
   app.use(findClientAddress(trustedProxies));
   app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
   if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));

@@ -3,7 +3,7 @@
  * that the manual of the old application printed for the Web API of every installation. Of the latter only a hash is
  * here. Case is nothing that makes one of them secret: they are known by their spelling in capitals.
  */
-import { createHash } from 'node:crypto';
+import { createHash, hash as digest } from 'node:crypto';
 
 /** SHA-256, in hexadecimal, of a secret's spelling in capitals. */
 export type SecretDigest = string;
@@ -20,13 +20,13 @@ export function refusedSecrets({
 }): ReadonlyMap<SecretDigest, 'development' | 'manual'> {
   return new Map([
     [ofManual, 'manual'],
-    ...(isDevelopment ? [] : ofDevelopment.map((digest) => [digest, 'development'] as const)),
+    ...(isDevelopment ? [] : ofDevelopment.map((one) => [one, 'development'] as const)),
   ]);
 }
 
 /** What {@link refusedSecrets} knows a secret by. */
 export function digestOf(secret: string): SecretDigest {
-  return createHash('sha256').update(secret.toUpperCase()).digest('hex');
+  return digest('sha256', secret.toUpperCase(), 'hex');
 }
 
 /** The digest behind a hash (base64), where it is that of a published secret in capitals, or of the development set as it is. */

@@ -92,13 +92,15 @@ export function parseHostPatterns(patterns: readonly string[]): HostPatterns {
       names.add(withoutFinalDot(pattern));
     }
   }
+  const hasNetworks = networks.rules.length > 0;
   return {
     hasName(hostname) {
       const name = withoutFinalDot(hostname.toLowerCase());
       return names.has(name) || suffixes.some((suffix) => name.endsWith(suffix));
     },
     hasAddress: (address) =>
-      isIP(address) !== 0 && networks.check(address, isIPv4(address) ? 'ipv4' : 'ipv6'),
+      // Asked for every request, and mostly where there are none.
+      hasNetworks && isIP(address) !== 0 && networks.check(address, isIPv4(address) ? 'ipv4' : 'ipv6'),
   };
 }
 

@@ -32,8 +32,7 @@ export function allowOrigins(
     const origin = ctx.get('origin');
     if (!paths.has(ctx.path.toLowerCase()) || origin === '') return next();
     ctx.vary('Origin');
-    const clients = [...registry.configuration.clients.values()].filter(({ Enabled }) => Enabled);
-    const isKnown = clients.some(({ AllowedCorsOrigins }) => AllowedCorsOrigins.includes(origin));
+    const isKnown = registry.isCorsOrigin(origin);
 
     if (ctx.method === 'OPTIONS' && ctx.get('access-control-request-method') !== '') {
       ctx.status = 204;

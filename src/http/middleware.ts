@@ -2,8 +2,8 @@
  * What every request passes through, in this order: its log line, its security headers, the answer to errors,
  * the public origin, and the mount.
  */
-import { createHash, randomBytes } from 'node:crypto';
-import { isIP } from 'node:net';
+import { createHash, randomUUID } from 'node:crypto';
+import { isIP, isIPv4 } from 'node:net';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable, retryAfterSeconds, ServerError } from '../errors.ts';
@@ -49,6 +49,7 @@ export function peerAddress(ctx: Context): string {
 
 /** An IP address in its plain form; IIS writes the port behind it. */
 function toAddress(text: string): string | undefined {
+  if (isIPv4(text)) return text;
   const address = text
     .trim()
     .replace(/^\[(.*)\](:\d+)?$/, '$1')
@@ -67,7 +68,8 @@ export function logRequests(
 ): Middleware {
   return async function logRequest(ctx, next) {
     const startedAt = performance.now();
-    const requestId = randomBytes(9).toString('base64url');
+    // The random end of one: Node draws those in stock, and random bytes one by one.
+    const requestId = randomUUID().slice(-12);
     (ctx.state as RequestState).requestId = requestId;
     ctx.set('X-Request-Id', requestId);
     const { method } = ctx;
@@ -79,10 +81,12 @@ export function logRequests(
       const milliseconds = Math.round(seconds * 10_000) / 10;
       metrics.countRequest({ route: routeOf(path), method, status: ctx.status, seconds });
       const level = ctx.status >= 500 ? 'warn' : 'debug';
-      log[level](
-        { requestId, method, path: maskPath(path), status: ctx.status, milliseconds },
-        'request answered',
-      );
+      if (log.isLevelEnabled(level)) {
+        log[level](
+          { requestId, method, path: maskPath(path), status: ctx.status, milliseconds },
+          'request answered',
+        );
+      }
     }
   };
 }
@@ -306,20 +310,23 @@ export function servePublicOrigin(publicUrl: URL, { authorizePath }: { authorize
   const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(host);
   const withoutDefaultPort = (host: string) => host.toLowerCase().replace(/:(80|443)$/, '');
   const sent = createMemory({ seconds: 10, size: 1000 });
+  const publicHost = withoutDefaultPort(publicUrl.host);
+  const protocol = publicUrl.protocol.slice(0, -1);
+  const path = authorizePath.toLowerCase();
 
   return async function publicOrigin(ctx, next) {
     const { headers } = ctx.req;
     const [forwardedHost] = String(headers['x-forwarded-host'] ?? '').split(',');
     const host = forwardedHost?.trim() || (headers.host ?? '');
     headers.host = publicUrl.host;
-    headers['x-forwarded-proto'] = publicUrl.protocol.slice(0, -1);
+    headers['x-forwarded-proto'] = protocol;
     delete headers['x-forwarded-host'];
     delete headers['x-forwarded-for'];
 
-    const isOther = withoutDefaultPort(host) !== withoutDefaultPort(publicUrl.host);
-    const isName = host !== '' && (!isLoopback(host) || isLoopback(publicUrl.host));
-    const starts = ctx.method === 'GET' && ctx.path.toLowerCase() === authorizePath.toLowerCase();
-    if (isOther && isName && starts && !sent.has(ctx.url)) {
+    const starts = ctx.method === 'GET' && ctx.path.toLowerCase() === path;
+    const isOther = starts && withoutDefaultPort(host) !== publicHost;
+    const isName = isOther && host !== '' && (!isLoopback(host) || isLoopback(publicUrl.host));
+    if (isName && !sent.has(ctx.url)) {
       sent.add(ctx.url);
       ctx.status = 303;
       // From its parts: a request line may hold a whole address of somebody else.
@@ -379,6 +386,20 @@ function withoutEndingSlashes(path: string): string {
   let end = path.length;
   while (end > 1 && path[end - 1] === '/') end -= 1;
   return path.slice(0, end) || '/';
+}
+
+/**
+ * Answers the documents that everybody may read, before all that only others need. `documents` has the text of each by
+ * its whole path in lower case.
+ */
+export function publishDocuments(documents: ReadonlyMap<string, () => string>): Middleware {
+  return async function publishDocument(ctx, next) {
+    const document = documents.get(withoutEndingSlashes(ctx.path.toLowerCase()));
+    if (document === undefined || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) return next();
+    ctx.set({ 'Access-Control-Allow-Origin': '*', 'Cache-Control': 'public, max-age=300' });
+    ctx.type = 'json';
+    ctx.body = document();
+  };
 }
 
 /** Ends a request of any other method with 405 and what is allowed. */

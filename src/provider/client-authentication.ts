@@ -2,7 +2,7 @@
  * Who calls: a client, or a resource at introspection. Secrets are kept as hashes, several at once, each with
  * an end of its own, and are compared in constant time.
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { hash as digest, timingSafeEqual } from 'node:crypto';
 import type { Context } from 'koa';
 import type { GuessBlock } from '../accounts/guessing.ts';
 import type { Client, Configuration } from '../config/load.ts';
@@ -47,7 +47,7 @@ export function verifySecret(
   // Every secret is compared, whatever the others gave, so that the time tells nothing.
   for (const { hash, algorithm, expiresAt } of secrets) {
     const expected = Buffer.from(hash, 'base64');
-    const actual = createHash(algorithm).update(presented).digest();
+    const actual = digest(algorithm, presented, 'buffer');
     const isEqual = expected.length === actual.length && timingSafeEqual(expected, actual);
     if (isEqual && (expiresAt === undefined || expiresAt > now)) matches = true;
   }
@@ -118,6 +118,11 @@ export function parseBasic(authorization: string | undefined): readonly Credenti
   if (decoded.id === undefined || decoded.secret === undefined) return [raw];
   if (decoded.id === raw.id && decoded.secret === raw.secret) return [raw];
   return [{ id: decoded.id, secret: decoded.secret }, raw];
+}
+
+/** Whether raw and form-encoded are the same for these, and everybody reads their Basic header alike. */
+export function isUnambiguous({ id, secret }: Credentials): boolean {
+  return /^[A-Za-z0-9._-]+$/.test(id) && /^[A-Za-z0-9._-]+$/.test(secret);
 }
 
 /** A Basic header that the engine reads strictly, for credentials that came raw. */

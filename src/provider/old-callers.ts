@@ -12,6 +12,7 @@ import {
   type CallerState,
   type Credentials,
   findRightSecret,
+  isUnambiguous,
   parseBasic,
   type SecretReading,
   setRetryAfter,
@@ -88,7 +89,9 @@ export function acceptOldCallers(
     const right = await findRightSecret(ctx, needs, sent.map(toReading));
     if (right === undefined) return;
     (ctx.state as CallerState).verifiedClientId = right.id;
-    ctx.req.headers.authorization = toBasic({ id: right.id, secret: 'verified' });
+    if (!isUnambiguous(right)) {
+      ctx.req.headers.authorization = toBasic({ id: right.id, secret: 'verified' });
+    }
   }
 
   /** The engine compares no secret where it finds no client; whoever looks for one is counted all the same. */

@@ -12,6 +12,8 @@ export interface Registry {
   findClient(clientId: string): Client | undefined;
   /** True for the account that a ClientCredentials client runs as: no person signs in with it. */
   isClientAccount(accountId: string): boolean;
+  /** Whether scripts of this origin are an enabled client's. */
+  isCorsOrigin(origin: string): boolean;
   /** An enabled resource. */
   findResource(name: string): Resource | undefined;
   /** What the scopes of a request mean for this client. */
@@ -44,7 +46,34 @@ const indicatorPrefix = 'urn:postern:resource:';
 /** Makes the registry over a first snapshot. */
 export function createRegistry(first: Configuration): Registry {
   let snapshot = first;
-  let resourceOfScope = indexScopes(first);
+  let { clientAccounts, corsOrigins, resourceOfScope, targetOfName } = toIndexes(first);
+
+  /** What every request asks is answered from the indexes, whatever the number of clients. */
+  function toIndexes(configuration: Configuration) {
+    snapshot = configuration;
+    const clients = [...configuration.clients.values()];
+    const enabled = [...configuration.resources.values()].filter(({ Enabled }) => Enabled);
+    return {
+      clientAccounts: new Set(
+        clients
+          .filter((one) => one.Flow === 'ClientCredentials' && one.ClientCredentialsSubject === 'Account')
+          .map(({ ClientId }) => ClientId.toLowerCase()),
+      ),
+      corsOrigins: new Set(
+        clients.filter(({ Enabled }) => Enabled).flatMap(({ AllowedCorsOrigins }) => AllowedCorsOrigins),
+      ),
+      resourceOfScope: new Map(
+        enabled.flatMap((resource) => resource.Scopes.map(({ Name }) => [Name, resource] as const)),
+      ),
+      targetOfName: new Map(enabled.map((resource) => [resource.Name, toTarget([resource])])),
+    };
+  }
+
+  function targetOf(resources: readonly Resource[]): TokenTarget {
+    const [resource, ...others] = resources;
+    const known = others.length > 0 ? undefined : targetOfName.get(resource?.Name ?? '');
+    return known ?? toTarget(resources);
+  }
 
   function toTarget(resources: readonly Resource[]): TokenTarget {
     const [resource] = resources;
@@ -69,13 +98,11 @@ export function createRegistry(first: Configuration): Registry {
     },
 
     isClientAccount(accountId) {
-      const name = accountId.toLowerCase();
-      return [...snapshot.clients.values()].some(
-        ({ ClientId, ClientCredentialsSubject, Flow }) =>
-          Flow === 'ClientCredentials' &&
-          ClientCredentialsSubject === 'Account' &&
-          ClientId.toLowerCase() === name,
-      );
+      return clientAccounts.has(accountId.toLowerCase());
+    },
+
+    isCorsOrigin(origin) {
+      return corsOrigins.has(origin);
     },
 
     findResource(name) {
@@ -108,7 +135,7 @@ export function createRegistry(first: Configuration): Registry {
           reason: 'requested scopes belong to resources with different audiences',
         };
       }
-      return { kind: 'resolved', target: toTarget(first === undefined ? [] : [first, ...others]) };
+      return { kind: 'resolved', target: targetOf(first === undefined ? [] : [first, ...others]) };
     },
 
     claimsOfScopes(scopes) {
@@ -121,17 +148,11 @@ export function createRegistry(first: Configuration): Registry {
       if (!indicator.startsWith(indicatorPrefix)) return undefined;
       const names = indicator.slice(indicatorPrefix.length).split(':').filter(Boolean);
       const resources = names.map((name) => this.findResource(decodeURIComponent(name)));
-      return resources.every((resource) => resource !== undefined) ? toTarget(resources) : undefined;
+      return resources.every((resource) => resource !== undefined) ? targetOf(resources) : undefined;
     },
 
     replace(configuration) {
-      snapshot = configuration;
-      resourceOfScope = indexScopes(configuration);
+      ({ clientAccounts, corsOrigins, resourceOfScope, targetOfName } = toIndexes(configuration));
     },
   };
-}
-
-function indexScopes({ resources }: Configuration): ReadonlyMap<string, Resource> {
-  const enabled = [...resources.values()].filter(({ Enabled }) => Enabled);
-  return new Map(enabled.flatMap((resource) => resource.Scopes.map(({ Name }) => [Name, resource] as const)));
 }
