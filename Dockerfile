@@ -21,4 +21,5 @@ EXPOSE 5080
 # Where Management is configured, "http://127.0.0.1:<its port>/health/ready" tells more.
 ENV HEALTH_URL=http://127.0.0.1:5080/
 HEALTHCHECK --interval=30s --timeout=10s --start-period=20s --retries=3 CMD ["node", "-e", "fetch(process.env.HEALTH_URL).then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "bin/postern.js", "start"]
+# The heap: see docs/performance.md, "Memory".
+CMD ["node", "--max-semi-space-size=8", "bin/postern.js", "start"]

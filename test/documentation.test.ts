@@ -251,3 +251,17 @@ for (const file of [
     await toKnexConfig(toDatabaseTarget(server));
   });
 }
+
+test('whoever starts the server gives Node.js the same heap', () => {
+  const places = [
+    'package.json',
+    'Dockerfile',
+    'bin/postern.js',
+    'deploy/iis/postern-service.xml',
+    'docs/deployment.md',
+    'docs/performance.md',
+  ];
+  const sizes = places.map((file) => /--max-semi-space-size=\d+/.exec(read(file))?.[0]);
+  assert.equal(sizes[0], '--max-semi-space-size=8');
+  assert.deepEqual(new Set(sizes), new Set([sizes[0]]), places.join(', '));
+});
