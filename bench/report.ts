@@ -144,7 +144,7 @@ function drawChart(lines: readonly Line[]): string {
   const names = [...new Set(lines.map(({ workload }) => workload))].filter(
     (workload) => cpuOf(lines, workload, yardstickOf(workload)) !== undefined,
   );
-  const left = 250;
+  const left = 290;
   const unit = 110;
   const most = 4;
   const rowHeight = 44;

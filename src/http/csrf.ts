@@ -1,5 +1,5 @@
 /** The protection of our forms against posts that another site makes a browser send. */
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, createSecretKey, timingSafeEqual } from 'node:crypto';
 import type { Context } from 'koa';
 import { ServerError } from '../errors.ts';
 
@@ -11,7 +11,8 @@ export interface Csrf {
 
 /** Makes tokens that are bound to a subject by a key; nothing is stored. */
 export function createCsrf(key: Buffer): Csrf {
-  const token = (subject: string) => createHmac('sha256', key).update(subject).digest('base64url');
+  const secret = createSecretKey(key);
+  const token = (subject: string) => createHmac('sha256', secret).update(subject).digest('base64url');
   return {
     token,
     verify(subject, presented) {

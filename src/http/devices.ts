@@ -5,7 +5,7 @@
  *
  * The cookie names up to five accounts, by keyed hashes, each with a random number; it signs nobody in.
  */
-import { createHmac, randomBytes } from 'node:crypto';
+import { createHmac, createSecretKey, randomBytes } from 'node:crypto';
 import type { Context } from 'koa';
 import type { GuessBlock, Guessing, GuessOrigin } from '../accounts/guessing.ts';
 import { isEqual } from './csrf.ts';
@@ -43,7 +43,8 @@ export function createDevices({
   now: () => number;
 }): Devices {
   const cookie = isSecure ? '__Host-postern.device' : 'postern.device';
-  const mac = (text: string) => createHmac('sha256', key).update(text).digest('base64url');
+  const secret = createSecretKey(key);
+  const mac = (text: string) => createHmac('sha256', secret).update(text).digest('base64url');
   const tagOf = (name: string) => mac(`tag\n${guessing.subjectOf('account', name)}`).slice(0, 16);
   const today = () => Math.floor(now() / daySeconds);
 

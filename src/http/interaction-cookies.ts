@@ -8,7 +8,7 @@
  *
  * Each proves by a MAC that the interaction of its name was begun in this browser.
  */
-import { createHmac } from 'node:crypto';
+import { createHmac, createSecretKey } from 'node:crypto';
 import type { Context, Middleware } from 'koa';
 import { isEqual } from './csrf.ts';
 
@@ -33,8 +33,9 @@ export function keepInteractionCookies(options: InteractionCookiesOptions): Midd
   const { isSecure, key, lifetimeSeconds, now } = options;
   const prefix = isSecure ? '__Host-postern.tab.' : 'postern.tab.';
   const nameOf = (uid: string) => prefix + uid.slice(0, 12);
+  const secret = createSecretKey(key);
   const sign = (uid: string, begun: string) =>
-    createHmac('sha256', key).update(`${uid} ${begun}`).digest('base64url').slice(0, 22);
+    createHmac('sha256', secret).update(`${uid} ${begun}`).digest('base64url').slice(0, 22);
   const engineNames = new Set<string>(Object.values(engineCookies).flatMap((name) => [name, `${name}.sig`]));
 
   return async function keepInteractionCookie(ctx, next) {

@@ -3,7 +3,7 @@
  * store, so a second provider with other keys can take over from the first at any time.
  */
 
-import { createHmac } from 'node:crypto';
+import { createHmac, createSecretKey } from 'node:crypto';
 import {
   type AdapterFactory,
   type Configuration as EngineConfiguration,
@@ -445,10 +445,11 @@ function createPolicy({ registry }: Context) {
 function deriveSuccessors({ RefreshToken }: Provider, key: Buffer): void {
   const { prototype } = RefreshToken as unknown as { prototype: { generateTokenId(): string } };
   const { generateTokenId } = prototype;
+  const secret = createSecretKey(key);
   prototype.generateTokenId = function generateSuccessor(this: object) {
     const predecessor = currentContext()?.oidc.entities.RotatedRefreshToken?.jti;
     if (predecessor === undefined) return generateTokenId.call(this);
-    return createHmac('sha256', key).update(predecessor).digest('base64url');
+    return createHmac('sha256', secret).update(predecessor).digest('base64url');
   };
 }
 
