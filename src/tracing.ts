@@ -95,6 +95,7 @@ export function createTracing({
   const waiting: WrittenSpan[] = [];
   let dropped = 0;
   let isFailing = false;
+  let isRefusing = false;
   const stop = new AbortController();
 
   async function record<T>(
@@ -143,11 +144,14 @@ export function createTracing({
       try {
         const status = await send(toRequest(resource, batch));
         if (status === 429 || status >= 500) throw new Error(`the collector answered with status ${status}`);
-        if (status >= 400) {
+        const isRefused = status >= 400;
+        if (isRefused) {
           // It would not take them the next time either.
           dropped += batch.length;
-          log.error({ status, spans: batch.length }, 'collector of traces refused spans');
+          // Once until it takes some: behind a wrong address somebody may refuse them for ever.
+          if (!isRefusing) log.error({ status, spans: batch.length }, 'collector of traces refused spans');
         }
+        isRefusing = isRefused;
         waiting.splice(0, batch.length);
         if (isFailing) log.info({ dropped }, 'collector of traces reached again');
         if (isFailing) dropped = 0;

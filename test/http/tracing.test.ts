@@ -342,6 +342,9 @@ test('spans wait while the collector is away, the log says so once, and no reque
   again.status = 400;
   await tracing.serve({ name: 'not liked' }, async () => undefined);
   while (lines.length < 3) await sleep(5);
+  const asked = again.asked.length;
+  await tracing.serve({ name: 'nor is this' }, async () => undefined);
+  while (again.asked.length === asked) await sleep(5);
   again.status = 200;
   await tracing.serve({ name: 'next' }, async () => undefined);
   while (again.spans().length < 4) await sleep(5);
@@ -350,6 +353,7 @@ test('spans wait while the collector is away, the log says so once, and no reque
     'next',
     'what a collector refuses is not in the way of the others',
   );
+  assert.deepEqual(lines.slice(2), ['collector of traces refused spans'], 'and is said once');
 });
 
 test('of many requests the ratio is sampled, and a part belongs to its whole', async (t) => {
