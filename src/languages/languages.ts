@@ -185,8 +185,15 @@ export function chooseLanguage(
   return undefined;
 }
 
-/** The languages that a header Accept-Language names, the dearest first (RFC 9110 section 12.5.4). Pure. */
+/** Characters of Accept-Language; all headers of a request together may have a hundred times as many. */
+const longestHeader = 1000;
+
+/**
+ * The languages that a header Accept-Language names, the dearest first (RFC 9110 section 12.5.4); none of one that
+ * is longer than any browser's. Pure.
+ */
 export function parseAcceptLanguage(header: string): string[] {
+  if (header.length > longestHeader) return [];
   const ranges = header.split(',').map((range) => {
     const [tag = '', ...parameters] = range.split(';').map((part) => part.trim());
     const q = parameters.find((parameter) => /^q=/i.test(parameter))?.slice(2);

@@ -72,6 +72,7 @@ test('a browser’s languages are in the order of their weights, and those that 
   assert.equal(read('de;q=0, en;q=0.1'), 'en');
   assert.equal(read('de;q=2, fr;q=x, en'), 'en');
   assert.equal(read('en;level=1;q=0.5, de;q=0.6'), 'de en');
+  assert.equal(read('de,'.repeat(400)), '', 'what no browser sends');
 });
 
 test('what a language lacks comes from the same language of another region, else from English, and is named', () => {
