@@ -51,7 +51,8 @@ export interface KeyStore {
   raiseLifetime(ids: readonly string[], seconds: number): Promise<void>;
   /** Not later than it is already. */
   revoke(id: string, at: number): Promise<void>;
-  remove(ids: readonly string[]): Promise<void>;
+  /** Counts those that were there. */
+  remove(ids: readonly string[]): Promise<number>;
   /** Encrypts under the first secret what is under another; counts them. */
   protectAnew(): Promise<number>;
 }
@@ -148,7 +149,7 @@ export function createKeyStore({
     },
 
     async remove(ids) {
-      await knex(table)
+      return knex(table)
         .whereIn('id', [...ids])
         .delete();
     },

@@ -477,7 +477,8 @@ for (const database of testDatabases) {
       revokedAt: 88,
       longestLifetime: 100,
     });
-    await store.remove(['one', second.id]);
+    assert.equal(await store.remove(['one', second.id]), 2);
+    assert.equal(await store.remove(['one', second.id]), 0, 'another server was first');
     assert.deepEqual(await store.list(), []);
   });
 }
