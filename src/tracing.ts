@@ -7,6 +7,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ServerError } from './errors.ts';
 import type { Logger } from './log.ts';
 
 type Attributes = Readonly<Record<string, boolean | number | string | undefined>>;
@@ -157,8 +158,12 @@ export function createTracing({
         if (isFailing) dropped = 0;
         isFailing = false;
       } catch (err) {
+        // Of a call that failed the message is about identity providers, and the hint about the host.
+        const { hint, message } = err as Partial<ServerError>;
         // Once an outage.
-        if (!isFailing) log.warn({ err }, 'collector of traces not reached; spans wait in memory');
+        if (!isFailing) {
+          log.warn({ reason: hint ?? message }, 'collector of traces not reached; spans wait in memory');
+        }
         isFailing = true;
         return;
       }

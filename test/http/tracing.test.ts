@@ -356,6 +356,16 @@ test('spans wait while the collector is away, the log says so once, and no reque
   assert.deepEqual(lines.slice(2), ['collector of traces refused spans'], 'and is said once');
 });
 
+test('why the collector is not reached is said of the collector', async (t) => {
+  const port = await findFreePort();
+  const server = await startTestServer(t, { server: toCollector(port) });
+  await batch(server.issuer);
+  await server.stop();
+  const said = server.logged.find(({ msg }) => String(msg).startsWith('collector of traces not reached'));
+  assert.match(String(said?.reason), new RegExp(`^localhost:${port}: .*refuses the connection`));
+  assert.doesNotMatch(JSON.stringify(said), /identity provider|IDENTITY_PROVIDER/);
+});
+
 test('of many requests the ratio is sampled, and a part belongs to its whole', async (t) => {
   const collector = await startCollector(t);
   const log = createLogger({ level: 'silent', format: 'json' });
