@@ -11,7 +11,7 @@ import { makeSelfSignedKey } from './saml-signer.ts';
 
 /** How often a server looks at the rows. */
 export const lookSeconds = 30;
-/** By then every server has looked, whatever the clocks of two of them differ by. */
+/** By then every server has looked, as long as no two clocks differ by more than a look. */
 export const knownSeconds = 2 * lookSeconds;
 /** By then, too, whoever keeps the published keys for as long as they may be kept has read them anew. */
 export const publishedSeconds = 600;
