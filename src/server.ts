@@ -585,7 +585,7 @@ function createApp(
   context: ServerContext,
   { adapter, assets, farewells, outgoing, samlKey, tracing, windows, windowsLogin }: AppParts,
 ) {
-  const { audit, brand, guessing, keys, log, now, registry } = context;
+  const { audit, brand, keys, log, now, registry } = context;
   const { server } = registry.configuration;
   const publicUrl = new URL(server.PublicUrl);
   const base = basePathOf(server.PublicUrl);
@@ -607,7 +607,6 @@ function createApp(
 
   const csrf = createCsrf(keys.deriveKey('csrf'));
   const devices = createDevices({
-    guessing,
     now,
     key: keys.deriveKey('known devices'),
     isSecure: publicUrl.protocol === 'https:',

@@ -65,6 +65,8 @@ export type SourceChange =
 /** A password that must be changed before it is good for anything else. */
 export interface PendingChange {
   readonly accountId: string;
+  /** The name as it was typed. */
+  readonly userName: string;
   /** Stands for the account's own password that was right. */
   readonly proof?: string | undefined;
   /** The source that has the password: there the present one is asked for again, for nobody keeps it meanwhile. */
@@ -141,7 +143,7 @@ export function createCredentials(needs: Needs): Credentials {
         : tracing.within(start, () => source.verify(name, password)));
       // A source that does not answer may know the name: its users' passwords are for nobody else.
       if (answer.kind === 'unavailable') return answer;
-      if (answer.kind !== 'refused') return admit(source, answer, password);
+      if (answer.kind !== 'refused') return admit(source, answer, { name, password });
       if (answer.reason !== 'unknown') return answer;
     }
     return { kind: 'refused', reason: 'unknown' };
@@ -151,7 +153,7 @@ export function createCredentials(needs: Needs): Credentials {
   async function admit(
     source: PasswordSource,
     { kind, identity }: Extract<SourceAnswer, { identity: SourceIdentity }>,
-    password: string,
+    { name, password }: { name: string; password: string },
   ): Promise<PasswordResult> {
     const facts = toUsableFacts(identity);
     const linked = { issuer: source.issuer, subject: identity.subject };
@@ -164,14 +166,14 @@ export function createCredentials(needs: Needs): Credentials {
     if (result.kind === 'refused') return result;
     // Another spelling, such as that without the domain, led to an account whose own password decides.
     if (result.account.hasPassword) {
-      return toPasswordResult(await accounts.verifyCredentials(result.account.name, password));
+      return toPasswordResult(await accounts.verifyCredentials(result.account.name, password), name);
     }
     const account = await accounts.follow(result.account, facts);
     const { accountId } = account;
     await onAccepted(account, linked);
     return kind === 'accepted'
       ? { kind, account }
-      : { kind, account, pending: { accountId, source: source.name } };
+      : { kind, account, pending: { accountId, userName: name, source: source.name } };
   }
 
   async function changeInSource(
@@ -236,8 +238,8 @@ export function createCredentials(needs: Needs): Credentials {
     const local = await accounts.verifyCredentials(name, password);
     const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
     // A bind without a password succeeds in many directories, for anybody.
-    if (isOurs || password === '') return toPasswordResult(local);
-    return sources.length === 0 ? toPasswordResult(local) : askSources(name, password);
+    if (isOurs || password === '' || sources.length === 0) return toPasswordResult(local, name);
+    return askSources(name, password);
   }
 
   async function verifyGuarded(name: string, password: string, origin: GuessOrigin): Promise<PasswordResult> {
@@ -274,10 +276,10 @@ export function createCredentials(needs: Needs): Credentials {
   };
 }
 
-function toPasswordResult(result: CredentialsResult): PasswordResult {
+function toPasswordResult(result: CredentialsResult, userName: string): PasswordResult {
   if (result.kind !== 'must-change') return result;
   const { kind, account, proof } = result;
-  return { kind, account, pending: { accountId: account.accountId, proof } };
+  return { kind, account, pending: { accountId: account.accountId, userName, proof } };
 }
 
 function toIdentitySource({ hasWindowsNames, name, provisions }: PasswordSource): IdentitySource {

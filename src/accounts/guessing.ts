@@ -179,11 +179,19 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
         expiresAt: value('expiresAt'),
       });
   });
+  // Where names share a count, who has signed in may be a namesake: that must not make him one who has hardly failed.
+  const keptFailures = hasDomains ? quietFailures : 0;
   const reset = db.prepare<'id' | 'now'>((knex, value) =>
     knex(table)
       .where({ id: value('id') })
       .andWhere('openAt', '<=', value('now'))
-      .update({ failures: 0, delaySeconds: 0 }),
+      .update({
+        failures: knex.raw(`case when ?? > ${keptFailures} then ${keptFailures} else ?? end`, [
+          'failures',
+          'failures',
+        ]),
+        delaySeconds: 0,
+      }),
   );
   const removeExpired = db.prepare<Slot | 'now'>((knex, value) =>
     knex(table).whereIn('id', slots.map(value)).andWhere('expiresAt', '<=', value('now')).delete(),
@@ -400,10 +408,11 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
         const block = evaluate();
         if (block !== undefined) return block;
         const count = recall(own.id);
-        if (count === undefined || count.failures === 0) return undefined;
+        if (count === undefined || (count.failures <= keptFailures && count.delaySeconds === 0))
+          return undefined;
         const { count: changed } = await reset({ id: own.id, now: now() });
         if (changed > 0) {
-          remember(own.id, { ...count, failures: 0, delaySeconds: 0 });
+          remember(own.id, { ...count, failures: Math.min(count.failures, keptFailures), delaySeconds: 0 });
           return undefined;
         }
         // Closed by others in this very moment.
@@ -448,14 +457,34 @@ function toNewRow({ counter, id, limits }: CounterRow, subject: string, now: num
 /** No account or client has a longer one. */
 const longestName = 255;
 
+/** Letters that some directories and databases take for plain ones, beside those that Unicode takes apart. */
+const plainLetters: Readonly<Record<string, string>> = {
+  ...{ æ: 'ae', œ: 'oe', ø: 'o', đ: 'd', ð: 'd', ħ: 'h', ı: 'i', ł: 'l', ŧ: 't', þ: 'th', ß: 'ss' },
+};
+
 /**
  * A name as it is counted, so that no way of writing it has a count of its own: full-width letters, case, blanks and
- * dots at the end, and, where there are domains, those before a backslash or behind an @. Pure.
+ * dots at the end. Where names are compared by others, in a directory, what those may pass over as well: the domain
+ * before a backslash or behind an @, characters that nobody sees, accents, and how many blanks there are. Pure.
  */
 export function canonicalName(name: string, { hasDomains }: { hasDomains: boolean }): string {
-  const normal = name.slice(0, longestName).normalize('NFKC').toLowerCase().trim();
-  const bare = hasDomains ? normal.replace(/^.*\\(?=.)/s, '').replace(/(?<=.)@.*$/s, '') : normal;
-  return bare.replace(/[. ]+(?=\\|$)/g, '') || normal;
+  const cut = name.slice(0, longestName);
+  if (!hasDomains) return withoutEnds(cut.normalize('NFKC').toLowerCase().trim());
+  const normal = cut
+    .normalize('NFKC')
+    .toLowerCase()
+    .normalize('NFKD')
+    // RFC 4518 section 2.2, and what collations give no weight.
+    .replace(/[\p{M}\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Default_Ignorable_Code_Point}]/gu, '')
+    .replace(/[æœøđðħıłŧþß]/g, (letter) => plainLetters[letter] ?? letter)
+    .replace(/\s+/gu, ' ')
+    .trim();
+  return withoutEnds(normal.replace(/^.*\\(?=.)/s, '').replace(/(?<=.)@.*$/s, '')) || normal;
+}
+
+/** Windows and SQL Server drop dots and blanks from the end. */
+function withoutEnds(name: string): string {
+  return name.replace(/[. ]+(?=\\|$)/g, '') || name;
 }
 
 /** The networks that an address is in; an address that is none is one of its own. Pure. */

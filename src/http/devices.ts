@@ -3,23 +3,23 @@
  * have a count of their own, so that strangers who guess cannot keep its owner out (OWASP, "Slow Down Online Guessing
  * Attacks with Device Cookies").
  *
- * The cookie names up to five accounts, by keyed hashes, each with a random number; it signs nobody in.
+ * The cookie has up to five names, as keyed hashes, each with a random number; it signs nobody in.
  */
 import { createHmac, createSecretKey, randomBytes } from 'node:crypto';
 import type { Context } from 'koa';
-import type { GuessBlock, Guessing, GuessOrigin } from '../accounts/guessing.ts';
+import { canonicalName, type GuessBlock, type GuessOrigin } from '../accounts/guessing.ts';
 import { isEqual } from './csrf.ts';
 import type { RequestState } from './middleware.ts';
 
 export interface Devices {
-  /** Where a password for the account of this name comes from. */
+  /** Where a password for the name comes from, as it was typed. */
   originOf(ctx: Context, name: string): GuessOrigin;
-  /** Notes in the browser that it has just signed in to the account by its password. */
+  /** Notes in the browser that it has just signed in by the password of the name, as it was typed. */
   remember(ctx: Context, name: string): void;
 }
 
 interface Entry {
-  /** Stands for the account. */
+  /** Stands for the name. */
   readonly tag: string;
   readonly device: string;
   /** Of the last sign-in, in days since the epoch. */
@@ -32,12 +32,10 @@ const daySeconds = 86_400;
 
 /** Makes them; nothing is stored here. */
 export function createDevices({
-  guessing,
   isSecure,
   key,
   now,
 }: {
-  guessing: Pick<Guessing, 'subjectOf'>;
   isSecure: boolean;
   key: Buffer;
   now: () => number;
@@ -45,7 +43,9 @@ export function createDevices({
   const cookie = isSecure ? '__Host-postern.device' : 'postern.device';
   const secret = createSecretKey(key);
   const mac = (text: string) => createHmac('sha256', secret).update(text).digest('base64url');
-  const tagOf = (name: string) => mac(`tag\n${guessing.subjectOf('account', name)}`).slice(0, 16);
+  // With its domain, whatever the counts do: who is `OTHER\dora`, and can have as many known browsers of that name as
+  // they like, is a stranger at `dora`.
+  const tagOf = (name: string) => mac(`tag\n${canonicalName(name, { hasDomains: false })}`).slice(0, 16);
   const today = () => Math.floor(now() / daySeconds);
 
   function read(ctx: Context): readonly Entry[] {

@@ -433,7 +433,7 @@ export function createLoginRoutes(
       showChangePassword(step, mustChangePassword);
       return;
     }
-    await signIn(step, result.account);
+    await signIn(step, result.account, username);
   }
 
   function showChangePassword(
@@ -452,8 +452,8 @@ export function createLoginRoutes(
 
   async function takeNewPassword(step: Step, pending: PendingChange, form: Form): Promise<void> {
     const { interaction } = step;
-    const { accountId } = pending;
-    const result = await credentials.changePassword(pending, form, devices.originOf(step.ctx, accountId));
+    const { accountId, userName } = pending;
+    const result = await credentials.changePassword(pending, form, devices.originOf(step.ctx, userName));
     if (result.kind === 'blocked') {
       const { counter } = result.block;
       audit.record(
@@ -474,11 +474,11 @@ export function createLoginRoutes(
     // The session that the interaction came from is among what has just ended.
     if (interaction.session !== undefined) delete (interaction.session as { uid?: string }).uid;
     audit.record(['password', 'success'], { clientId: step.client.ClientId, accountId }, 'password changed');
-    await signIn(step, result.account);
+    await signIn(step, result.account, userName);
   }
 
-  async function signIn(step: Step, { accountId, stamp }: Account): Promise<void> {
-    devices.remember(step.ctx, accountId);
+  async function signIn(step: Step, { accountId, stamp }: Account, userName: string): Promise<void> {
+    devices.remember(step.ctx, userName);
     audit.record(
       ['sign-in', 'success'],
       { clientId: step.client.ClientId, accountId, identityProvider: 'local' },

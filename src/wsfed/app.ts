@@ -367,7 +367,10 @@ export function createWsFed(needs: Needs): Middleware {
       showLogin(ctx, request, { userName, error: 'credentials' });
     } else if (result.kind === 'must-change') {
       showChangePassword(ctx, request, { ...result.pending, expiresAt: now() + changeSeconds });
-    } else await finish(ctx, request, result.account, 'password');
+    } else {
+      devices.remember(ctx, userName);
+      await finish(ctx, request, result.account, 'password');
+    }
   }
 
   function showChangePassword(
@@ -397,8 +400,8 @@ export function createWsFed(needs: Needs): Middleware {
       showLogin(ctx, request, { userName: '', error: 'form-expired' });
       return;
     }
-    const { accountId } = pending;
-    const result = await credentials.changePassword(pending, form, devices.originOf(ctx, accountId));
+    const { accountId, userName } = pending;
+    const result = await credentials.changePassword(pending, form, devices.originOf(ctx, userName));
     if (result.kind === 'blocked') {
       const { counter } = result.block;
       audit.record(
@@ -421,6 +424,7 @@ export function createWsFed(needs: Needs): Middleware {
       { relyingParty: request.party.Name, accountId },
       'password changed',
     );
+    devices.remember(ctx, userName);
     await finish(ctx, request, result.account, 'password');
   }
 
@@ -444,7 +448,6 @@ export function createWsFed(needs: Needs): Middleware {
     method: WsFedSession['method'],
   ): Promise<void> {
     const { accountId, stamp } = account;
-    if (method === 'password') devices.remember(ctx, accountId);
     const begun = { accountId, stamp, authenticatedAt: now(), method };
     const session = await sessions.start(ctx, begun, {
       realm: request.party.Realm,
