@@ -10,6 +10,8 @@
  */
 import { createHash, pbkdf2, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
+import { Worker } from 'node:worker_threads';
+import { takeTurns } from './turns.ts';
 
 const deriveBytes = promisify(pbkdf2);
 
@@ -40,11 +42,20 @@ type Verify = (password: string) => Promise<boolean>;
 function parseBcrypt(stored: string): Verify | undefined {
   const cost = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/.exec(stored)?.[1];
   if (cost === undefined || Number(cost) < 4 || Number(cost) > longestBcryptCost) return undefined;
-  return async (password) => {
-    // Loaded where somebody has such a hash.
-    const { compare } = await import('bcryptjs');
-    return compare(password, stored);
-  };
+  return (password) => bcrypts(() => compareInThread({ password, stored }));
+}
+
+const bcrypts = takeTurns(2);
+
+/** It is JavaScript and takes up to seconds: in this thread nobody else would be served meanwhile. */
+function compareInThread(workerData: { password: string; stored: string }): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('./bcrypt-thread.ts', import.meta.url), { workerData });
+    worker.once('message', resolve);
+    worker.once('error', reject);
+    // After the message it changes nothing.
+    worker.once('exit', (code) => reject(new Error(`the thread of bcrypt ended with ${code}`)));
+  });
 }
 
 const digests: ReadonlyMap<string, { algorithm: string; length: number }> = new Map([

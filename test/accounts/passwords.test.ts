@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { argon2Sync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
+import { parseForeignHash } from '../../src/accounts/foreign-hashes.ts';
 import { createPasswords, isUsableHash } from '../../src/accounts/passwords.ts';
 
 const { hash: hashPassword, verify: verifyPassword } = createPasswords();
@@ -217,4 +219,22 @@ test('a password too long to be anyone\u2019s is answered without computing anyt
     assert.equal(await verifyPassword(stored, 'x'.repeat(100_000)), false);
   }
   assert.ok(performance.now() - startedAt < 1000);
+});
+
+test('while a hash of bcrypt is verified everything else goes on', async () => {
+  // Of cost 12, which takes this thread's whole attention for a good part of a second if it is done there.
+  const stored = '$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy';
+  let isDone = false;
+  let turns = 0;
+  const verifying = parseForeignHash(stored)
+    ?.matches(password)
+    .finally(() => {
+      isDone = true;
+    });
+  while (!isDone) {
+    await setImmediate();
+    turns += 1;
+  }
+  assert.equal(await verifying, false);
+  assert.ok(turns > 1000, `${turns} turns of the event loop`);
 });
