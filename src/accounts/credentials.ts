@@ -19,8 +19,9 @@ import {
   toUsableFacts,
 } from './accounts.ts';
 import type { ExternalLogins, IdentitySource, Linkable } from './external-logins.ts';
-import type { GuessBlock, Guessing, GuessOrigin } from './guessing.ts';
+import type { Guess, GuessBlock, Guessing, GuessOrigin } from './guessing.ts';
 import type { PasswordProblem } from './passwords.ts';
+import { takeTurns, takeTurnsByKey } from './turns.ts';
 
 /** Somebody whom a source of passwords knows. */
 export interface SourceIdentity extends AccountFacts {
@@ -129,11 +130,19 @@ interface Needs {
   readonly onAccepted: (account: Account, identity: Linkable) => Promise<void>;
 }
 
+/** As many as Node makes at once; more would only keep everything else from its threads. */
+const hashesAtOnce = 4;
+/** As many as there are tries without a wait: of hundreds at once the others are to find what those have come to. */
+const guessesAtOnce = 5;
+
 const nameClaims = { plain: 'username', windows: 'windowsaccountname' } as const;
 
 export function createCredentials(needs: Needs): Credentials {
   const { accounts, audit, externalLogins, guessing, metrics, sources, tracing, isReserved, onAccepted } =
     needs;
+
+  const hashing = takeTurns(hashesAtOnce);
+  const guessingAt = takeTurnsByKey(guessesAtOnce);
 
   async function askSources(name: string, password: string): Promise<PasswordResult> {
     for (const source of sources) {
@@ -166,7 +175,8 @@ export function createCredentials(needs: Needs): Credentials {
     if (result.kind === 'refused') return result;
     // Another spelling, such as that without the domain, led to an account whose own password decides.
     if (result.account.hasPassword) {
-      return toPasswordResult(await accounts.verifyCredentials(result.account.name, password), name);
+      const own = result.account.name;
+      return toPasswordResult(await hashing(() => accounts.verifyCredentials(own, password)), name);
     }
     const account = await accounts.follow(result.account, facts);
     const { accountId } = account;
@@ -193,13 +203,16 @@ export function createCredentials(needs: Needs): Credentials {
     await getUsable(accountId);
     const passwords = { current: currentPassword, next: newPassword };
     const guess = guessing.begin('account', accountId, origin);
-    const block = await guess.findBlock();
-    if (block !== undefined) return { kind: 'blocked', block };
-    const result = await source.changePassword(link.subject, passwords);
-    if (result.kind === 'refused' && result.reason === 'password') {
-      const late = await guess.fail();
-      if (late !== undefined) return { kind: 'blocked', block: late };
-    }
+    const result = await guessingAt(guess.key, async () => {
+      const early = await guess.findBlock();
+      if (early !== undefined) return { kind: 'blocked', block: early } as const;
+      const change = await source.changePassword?.(link.subject, passwords);
+      const isGuess = change?.kind === 'refused' && change.reason === 'password';
+      const late = isGuess ? await guess.fail() : undefined;
+      return late === undefined ? change : ({ kind: 'blocked', block: late } as const);
+    });
+    if (result === undefined) throw overtaken();
+    if (result.kind === 'blocked') return result;
     if (result.kind === 'unavailable') {
       audit.record(
         ['password', 'failed'],
@@ -234,8 +247,15 @@ export function createCredentials(needs: Needs): Credentials {
     return isReserved(accountId) ? { kind: 'refused', reason: 'client-account', accountId } : result;
   }
 
-  async function verify(name: string, password: string): Promise<PasswordResult> {
-    const local = await accounts.verifyCredentials(name, password);
+  async function verify(name: string, password: string, guess: Guess): Promise<PasswordResult> {
+    const local = await hashing(async () => {
+      // What those before it have come to, while it waited for its turn.
+      const block = await guess.findBlock();
+      return block === undefined
+        ? accounts.verifyCredentials(name, password)
+        : ({ kind: 'blocked', block } as const);
+    });
+    if (local.kind === 'blocked') return local;
     const isOurs = local.kind !== 'refused' || local.reason === 'password' || local.reason === 'disabled';
     // A bind without a password succeeds in many directories, for anybody.
     if (isOurs || password === '' || sources.length === 0) return toPasswordResult(local, name);
@@ -246,11 +266,13 @@ export function createCredentials(needs: Needs): Credentials {
     const guess = guessing.begin('account', name, origin);
     const early = await guess.findBlock();
     if (early !== undefined) return { kind: 'blocked', block: early };
-    const result = refuseReserved(await verify(name, password));
-    // Who got no answer has not guessed.
-    if (result.kind === 'unavailable' || result.kind === 'blocked') return result;
-    const late = await (result.kind === 'refused' ? guess.fail() : guess.succeed());
-    return late === undefined ? result : { kind: 'blocked', block: late };
+    return guessingAt(guess.key, async () => {
+      const result = refuseReserved(await verify(name, password, guess));
+      // Who got no answer has not guessed.
+      if (result.kind === 'unavailable' || result.kind === 'blocked') return result;
+      const late = await (result.kind === 'refused' ? guess.fail() : guess.succeed());
+      return late === undefined ? result : { kind: 'blocked', block: late };
+    });
   }
 
   return {

@@ -44,6 +44,8 @@ export interface GuessBlock {
 
 /** One password or secret that somebody has come with. */
 export interface Guess {
+  /** Of its pair or device. */
+  readonly key: string;
   /** Whether it has to wait, as far as this node knows; undefined where it may be verified. Mostly no statement. */
   findBlock(): Promise<GuessBlock | undefined>;
   /** Counts it as wrong. A block says that by now it is nobody's to know that it was. At most two statements, mostly. */
@@ -369,6 +371,8 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
     }
 
     return {
+      key: own.id,
+
       async findBlock() {
         const block = evaluate();
         if (block === undefined) return undefined;

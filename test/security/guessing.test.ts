@@ -1,6 +1,6 @@
 /** Ways round the counts of wrong passwords: names that are the same elsewhere, namesakes, time, and many at once. */
 import assert from 'node:assert/strict';
-import { createServer } from 'node:http';
+import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { type TestContext, test } from 'node:test';
@@ -17,6 +17,13 @@ async function start(t: TestContext, options: TestServerOptions = {}) {
   t.mock.timers.enable({ apis: ['Date'], now: Date.now() });
   const server = await startTestServer(t, { ...options, now: () => Math.floor(Date.now() / 1000) });
   return Object.assign(server, { pass: (seconds: number) => t.mock.timers.tick(seconds * 1000) });
+}
+
+/** Where it listens, until the test ends. */
+async function listen(t: TestContext, store: Server): Promise<string> {
+  await new Promise<void>((resolve) => store.listen(0, '127.0.0.1', resolve));
+  t.after(() => store.close());
+  return `http://127.0.0.1:${(store.address() as AddressInfo).port}/`;
 }
 
 async function tryAtPage(
@@ -49,10 +56,7 @@ test('a name that a store of users reads as another has no count of its own', as
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify(isRight ? { active: true, name: 'dora' } : { active: false }));
   });
-  await new Promise<void>((resolve) => store.listen(0, '127.0.0.1', resolve));
-  t.after(() => store.close());
-  const { port } = store.address() as AddressInfo;
-  const Url = `http://127.0.0.1:${port}/`;
+  const Url = await listen(t, store);
   const server = await startTestServer(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
 
   const spellings = ['do\u00adra', 'd\u200bora', 'dora\u200d', 'do\ufe0fra', '\u2060dora'];
@@ -85,4 +89,36 @@ test('who has a name in another domain makes no browser known at its namesake', 
   for (let guess = 0; guess < 8; guess += 1)
     await tryByGrant(server, { address: '198.51.100.1', name: 'carl' });
   assert.equal(await tryAtPage(server, { browser: own, name: 'carl', password: 'Another-pass-1' }), 'in');
+});
+
+test('of hundreds of guesses at once no more passwords are verified than may be tried', async (t) => {
+  const server = await startTestServer(t);
+  let looked = 0;
+  server.context.db.knex.on('query', ({ sql }: { sql: string }) => {
+    if (sql.includes('OidcUser')) looked += 1;
+  });
+  // One address, many names: each verification looks for the account once.
+  await Promise.all(Array.from({ length: 300 }, (_, index) => tryByGrant(server, { name: `user${index}` })));
+  assert.ok(looked >= 50 && looked <= 60, `${looked} were verified`);
+  looked = 0;
+  // One account, many addresses.
+  await Promise.all(
+    Array.from({ length: 100 }, (_, index) =>
+      tryByGrant(server, { address: `203.0.113.${index}`, name: 'alice' }),
+    ),
+  );
+  assert.ok(looked >= 5 && looked <= 10, `${looked} were verified`);
+});
+
+test('of many guesses at once no more reach a store of users than may be tried', async (t) => {
+  let asked = 0;
+  const store = createServer((_request, response) => {
+    asked += 1;
+    response.setHeader('content-type', 'application/json');
+    setTimeout(() => response.end(JSON.stringify({ active: false })), 100);
+  });
+  const Url = await listen(t, store);
+  const server = await startTestServer(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
+  await Promise.all(Array.from({ length: 60 }, () => tryByGrant(server, { name: 'dora' })));
+  assert.ok(asked >= 5 && asked <= 10, `it was asked ${asked} times`);
 });
