@@ -11,6 +11,9 @@
  * | network | all accounts from a network (IPv4 /24, IPv6 /48) | 200 | 1 min |
  * | provider | the same from a /16 or /32; not asked of an address that has failed less than twice | 1000 | 10 s |
  *
+ * A count goes down by as many as are without a wait in a day: what many users do in weeks is no attack. Who guesses
+ * gains nothing by that, for they have more tries while they wait.
+ *
  * So nobody is kept out for good, and by strangers only who shares a network with them and comes with another browser.
  * Clients and resources are counted as accounts are, with more patience: their secrets are no words.
  *
@@ -96,7 +99,7 @@ const quietFailures = 2;
 /** What the key of the counts is derived for. */
 export const guessingKey = 'guesses';
 
-/** How long a count lasts after the last failure, for all counters. */
+/** How long a count lasts after the last failure, for all counters; meanwhile it goes down. */
 const keptSeconds = 86_400;
 /** How old what a node remembers of a block may be. */
 const blockMemoryMs = 2000;
@@ -162,10 +165,12 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
   );
   // The rows decide by themselves, one after the other: of many at once as many come through as there are tries left.
   const increment = db.prepare<Slot | 'unasked0' | 'unasked1' | 'expiresAt' | 'now'>((knex, value) => {
-    const nextDelay =
-      'case when ?? + 1 < ?? then 0 when ?? = 0 then 1 when ?? * 2 > ?? then ?? else ?? * 2 end';
+    // Numbers come as reals to SQLite, where they would divide to fractions.
+    const next = `?? + 1 - (cast(? as bigint) - ?? + ${keptSeconds}) * ?? / ${keptSeconds}`;
+    const nextColumns = ['failures', value('now'), 'expiresAt', 'freeTries'];
+    const nextDelay = `case when ${next} < ?? then 0 when ?? = 0 then 1 when ?? * 2 > ?? then ?? else ?? * 2 end`;
     const columns = [
-      ...['failures', 'freeTries', 'delaySeconds', 'delaySeconds', 'longestSeconds', 'longestSeconds'],
+      ...[...nextColumns, 'freeTries', 'delaySeconds', 'delaySeconds', 'longestSeconds', 'longestSeconds'],
       'delaySeconds',
     ];
     return knex(table)
@@ -175,7 +180,9 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
         open.where('openAt', '<=', value('now')).orWhereIn('id', [value('unasked0'), value('unasked1')]),
       )
       .update({
-        failures: knex.raw('?? + 1', ['failures']),
+        failures: knex.raw(`case when ${next} < 1 then 1 when ${next} < ?? then ${next} else ?? end`, [
+          ...[...nextColumns, ...nextColumns, 'freeTries', ...nextColumns, 'freeTries'],
+        ]),
         delaySeconds: knex.raw(nextDelay, columns),
         openAt: knex.raw(`? + ${nextDelay}`, [value('now'), ...columns]),
         expiresAt: value('expiresAt'),
@@ -242,7 +249,7 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
   /** One more, as the database will have it too, unless other nodes were there meanwhile. */
   function bump({ id, limits }: CounterRow): void {
     const before = recall(id);
-    const failures = (before?.failures ?? 0) + 1;
+    const failures = before === undefined ? 1 : nextFailures(before, limits, now());
     const delay = before?.delaySeconds ?? 0;
     const delaySeconds =
       failures < limits.freeTries ? 0 : delay === 0 ? 1 : Math.min(delay * 2, limits.longestSeconds);
@@ -438,6 +445,12 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
       refreshing = undefined;
     },
   };
+}
+
+/** Of as many as come without a wait one is forgotten after the other, evenly over the day; more are not counted. */
+function nextFailures({ expiresAt, failures }: Count, { freeTries }: Limits, now: number): number {
+  const forgotten = Math.trunc(((now - expiresAt + keptSeconds) * freeTries) / keptSeconds);
+  return Math.max(1, Math.min(failures + 1 - forgotten, freeTries));
 }
 
 function toSlots(rows: readonly CounterRow[]): Record<Slot, string> {

@@ -122,3 +122,33 @@ test('of many guesses at once no more reach a store of users than may be tried',
   await Promise.all(Array.from({ length: 60 }, () => tryByGrant(server, { name: 'dora' })));
   assert.ok(asked >= 5 && asked <= 10, `it was asked ${asked} times`);
 });
+
+test('slips over the days from where many users are do not add up to a wait for all of them', async (t) => {
+  const server = await start(t);
+  const outcomes = [];
+  // One an hour, and never a day without one.
+  for (let hour = 0; hour < 70; hour += 1) {
+    await tryByGrant(server, { name: `user${hour}` });
+    outcomes.push(await tryByGrant(server, { name: 'alice', password: right }));
+    server.pass(3600);
+  }
+  assert.deepEqual(new Set(outcomes), new Set([200]), outcomes.join(' '));
+});
+
+test('who has to wait gains nothing by a pause', async (t) => {
+  const server = await start(t);
+  /** How many passwords are tried in some hours when the tries without a wait have gone. */
+  const countTries = async (address: string, { isAway }: { isAway: (minute: number) => boolean }) => {
+    for (let index = 0; index < 60; index += 1) await tryByGrant(server, { address, name: `first${index}` });
+    let tries = 0;
+    for (let minute = 0; minute < 160; minute += 0.5) {
+      server.pass(30);
+      if (isAway(minute)) continue;
+      if ((await tryByGrant(server, { address, name: `user${minute}` })) === 400) tries += 1;
+    }
+    return tries;
+  };
+  const steady = await countTries('198.51.100.1', { isAway: () => false });
+  const pausing = await countTries('203.0.113.1', { isAway: (minute) => minute % 80 < 65 });
+  assert.ok(steady > 60 && steady <= 90 && pausing < steady / 2, `${steady}, ${pausing}`);
+});
