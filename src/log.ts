@@ -99,11 +99,20 @@ function textStream(destination: DestinationStream): DestinationStream {
       const data = Object.entries(fields).map(
         // Quoted unless it is one plain word: what a caller sent must not look like a line or a field of ours.
         ([key, value]) =>
-          `${key}=${typeof value === 'string' && /^[!#-<>-~]+$/.test(value) ? value : JSON.stringify(value)}`,
+          `${key}=${typeof value === 'string' && /^[!#-<>-~]+$/.test(value) ? value : toPrintable(value)}`,
       );
       const head = `${String(time).slice(11, 19)} ${String(level).padEnd(5)} ${String(msg ?? '')}`;
       destination.write(`${[head, ...data].join(' ')}\n`);
-      if (err !== undefined) destination.write(`${JSON.stringify(err, null, 2)}\n`);
+      if (err !== undefined) destination.write(`${toPrintable(err, 2)}\n`);
     },
   };
+}
+
+/** JSON in which nothing is left that a terminal obeys, or that turns the order of what stands beside it. */
+function toPrintable(value: unknown, indent?: number): string {
+  const text = JSON.stringify(value, null, indent) ?? '';
+  return text.replace(
+    /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }

@@ -268,6 +268,16 @@ test('what a caller sends cannot forge a line of the log for people', async () =
   assert.equal(lines[0]?.trimEnd().split('\n').length, 1);
   assert.ok(!lines[0]?.includes('\u001b'));
   assert.ok(!/ accountId=alice/.test(lines[0] ?? '') || /clientId="/.test(lines[0] ?? ''));
+
+  // What a terminal obeys beside that: C1 controls, line separators, and marks that turn the order of what follows.
+  lines.length = 0;
+  const sent = 'a\u009b2Jb\u0085c\u007fd\u2028e\u202ef\u2066g\u200fh';
+  log.info({ hint: sent, err: new Error(sent) }, 'answer refused');
+  assert.ok(
+    !/[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/.test(lines.join('')),
+    JSON.stringify(lines),
+  );
+  assert.match(lines[0] ?? '', /hint="a\\u009b2Jb\\u0085c\\u007fd/);
 });
 
 test('an unknown path is a page for a browser and JSON for a program', async (t) => {
