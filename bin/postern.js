@@ -99,6 +99,8 @@ function runHere() {
 function runUnder(node, args) {
   const child = spawn(node, [quiet, heap, ...args], {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+    // glibc would keep a heap of its own for each thread that signs and hashes.
+    env: { MALLOC_ARENA_MAX: '2', ...process.env },
     // Out of the terminal's process group: Ctrl+C would reach the program twice, and a second one means "at once".
     detached: process.platform !== 'win32',
   });
