@@ -147,17 +147,18 @@ function splitCsv(content: string, problems: Problem[]): { number: number; field
   let number = 1;
   let begunAt = 1;
   let fields: string[] = [];
-  const field = /"((?:[^"]|"")*)"(?=,|\r?\n|$)|([^",\r\n]*)(?=,|\r?\n|$)/y;
+  const plain = /[^",\r\n]*/y;
+  const isEnd = (at: number) => at === content.length || /^(,|\r?\n)/.test(content.slice(at, at + 2));
   for (let at = 0; at <= content.length; ) {
-    field.lastIndex = at;
-    const match = field.exec(content);
-    if (match === null) {
+    plain.lastIndex = at;
+    const written = content[at] === '"' ? quotedAt(content, at) : (plain.exec(content)?.[0] ?? '');
+    if (written === undefined || !isEnd(at + written.length)) {
       problems.push({ line: number, message: 'has a quotation mark in a wrong place' });
       return records;
     }
-    fields.push(match[1]?.replaceAll('""', '"') ?? match[2] ?? '');
-    number += match[0].split('\n').length - 1;
-    at += match[0].length;
+    fields.push(written.startsWith('"') ? written.slice(1, -1).replaceAll('""', '"') : written);
+    number += written.split('\n').length - 1;
+    at += written.length;
     if (content[at] === ',') {
       at += 1;
       continue;
@@ -170,4 +171,14 @@ function splitCsv(content: string, problems: Problem[]): { number: number; field
     begunAt = number;
   }
   return records;
+}
+
+/** A field in quotation marks, with them; undefined where it does not end. A regular expression fails for long ones. */
+function quotedAt(content: string, start: number): string | undefined {
+  for (let from = start + 1; ; ) {
+    const end = content.indexOf('"', from);
+    if (end < 0) return undefined;
+    if (content[end + 1] !== '"') return content.slice(start, end + 1);
+    from = end + 2;
+  }
 }

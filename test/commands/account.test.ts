@@ -262,6 +262,15 @@ test('account import takes a file of another program, and its users sign in with
   assert.equal((await accounts.get('gusta')).hasPassword, false);
 });
 
+test('account import says of a field of many megabytes what is wrong with it', async (t) => {
+  const { folder, run } = await installMigrated(t);
+  const file = join(folder, 'users.csv');
+  writeFileSync(file, `name,displayName\ndora,"${'""x'.repeat(5_000_000)}"\n`);
+  const { code, stderr } = await run(['account', 'import', file]);
+  assert.equal(code, 1);
+  assert.match(stderr, /users\.csv:2: the display name .{1,60} is longer than 255 characters/);
+});
+
 test('account import names every line that is wrong, shows no hash, and imports nothing', async (t) => {
   const { accounts, folder, run } = await installMigrated(t);
   const file = join(folder, 'users.jsonl');
