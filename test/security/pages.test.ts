@@ -404,8 +404,14 @@ test('in a real browser another site can neither frame the login page nor send i
   await new Promise<void>((resolve) => attacker.listen(0, '127.0.0.1', resolve));
   t.after(() => attacker.close());
   await page.goto(`http://127.0.0.1:${(attacker.address() as AddressInfo).port}/`);
-  const frame = page.frames().find((one) => one !== page.mainFrame());
-  assert.match(frame?.url() ?? '', /^chrome-error:/, 'the frame is not loaded');
+  const urlOfFrame = () =>
+    page
+      .frames()
+      .find((one) => one !== page.mainFrame())
+      ?.url() ?? '';
+  // The browser shows its refusal a moment after the page around it.
+  while (urlOfFrame() === '') await page.waitForTimeout(20);
+  assert.match(urlOfFrame(), /^chrome-error:/, 'the frame is not loaded');
   await page.getByRole('button', { name: 'Win' }).click();
   await page.waitForLoadState();
   assert.equal(site.answers.length, 0, 'nobody is signed in, even with the proof of the form');
