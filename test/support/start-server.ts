@@ -42,13 +42,19 @@ export interface TestServer extends RunningServer {
   stop(): Promise<void>;
 }
 
+/** Files of tests run beside each other, each in a process of its own that draws from ports of its own. */
+const portsOfProcess = { first: 16_000 + (process.pid % 64) * 250, count: 250 };
+const drawnPorts = new Set<number>();
+
 /**
- * A port that was free a moment ago. Not one of those that systems give to outgoing connections: one of them could
- * have it before whoever asked.
+ * A port that was free a moment ago, and is given to nobody else. Not one of those that systems give to outgoing
+ * connections: one of them could have it before whoever asked.
  */
 export async function findFreePort(): Promise<number> {
   for (;;) {
-    const port = 16_000 + Math.floor(Math.random() * 16_000);
+    const port = portsOfProcess.first + Math.floor(Math.random() * portsOfProcess.count);
+    if (drawnPorts.size < portsOfProcess.count / 2 && drawnPorts.has(port)) continue;
+    drawnPorts.add(port);
     const probe = createServer();
     const isFree = await new Promise<boolean>((resolve) => {
       probe.once('error', () => resolve(false));
