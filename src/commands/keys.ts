@@ -181,10 +181,11 @@ export async function revokeKey(
 ): Promise<void> {
   await using keys = await openKeys(directory, io);
   const stored = await keys.store.list();
-  const at = io.now() + (options.now ? 0 : knownSeconds);
   const key = stored.find((one) => one.id === id && !isRevoked(one, io.now()));
   if (key === undefined) throw noSuchKey();
-  const { algorithm, purpose } = key;
+  const { algorithm, purpose, revokedAt = Number.POSITIVE_INFINITY } = key;
+  // Asked for once more, it is not put off.
+  const at = Math.min(io.now() + (options.now ? 0 : knownSeconds), revokedAt);
   const { inUse, next } = arrange(keysOfLine(stored, key), at, keys.rhythm.keep);
   if (inUse?.id === id && keys.isNeeded(key)) {
     // First the successor: without one an older key would sign again.
