@@ -108,35 +108,43 @@ const headings: readonly (readonly [string, string])[] = [
   ['workers', 'Workers'],
 ];
 
-/** Replaces the generated part of the document, and the chart. */
+/** Replaces what was measured in the generated part of the document, and the chart. Other parts stay as they are. */
 export function writeReport(
   lines: readonly Line[],
   { rounds, seconds }: { rounds: number; seconds: number },
 ): void {
+  const run = `Node.js ${process.versions.node}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${process.platform} ${release()}; ${new Date().toISOString().slice(0, 10)}. Best of ${rounds} interleaved rounds of ${seconds} seconds, 16 connections, one core for the server.`;
   const of = (part: string) => lines.filter((line) => line.part === part);
-  const text = [
-    `Node.js ${process.versions.node}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${process.platform} ${release()}; ${new Date().toISOString().slice(0, 10)}. Best of ${rounds} interleaved rounds of ${seconds} seconds, 16 connections, one core for the server.`,
-    ...(of('compare').length === 0
-      ? []
-      : [`![CPU of Postern beside its yardsticks](performance.svg)`, compareTable(of('compare'))]),
-    ...headings.flatMap(([part, heading]) =>
-      of(part).length === 0 ? [] : [`### ${heading}`, partTable(of(part))],
-    ),
-    ...(of('start').length === 0
-      ? []
-      : [
-          '### Start to first answer',
-          toTable(
-            ['clients', 'ms'],
-            of('start').map(({ startMs = 0, subject }) => [subject, Math.round(startMs)]),
-          ),
-        ]),
-  ].join('\n\n');
+  const tables: readonly (readonly [part: string, heading: string, table: () => string])[] = [
+    [
+      'compare',
+      'Beside the yardsticks',
+      () => `![CPU of Postern beside its yardsticks](performance.svg)\n\n${compareTable(of('compare'))}`,
+    ],
+    ...headings.map(([part, heading]) => [part, heading, () => partTable(of(part))] as const),
+    ['start', 'Start to first answer', () => startTable(of('start'))],
+  ];
   const document = readFileSync(file, 'utf8');
   const [before = '', rest = ''] = document.split(markers.begin);
-  const [, after = ''] = rest.split(markers.end);
-  writeFileSync(file, `${before}${markers.begin}\n\n${text}\n\n${markers.end}${after}`);
+  const [written = '', after = ''] = rest.split(markers.end);
+  const present = new Map(
+    written
+      .split(/^### /m)
+      .slice(1)
+      .map((section) => [section.slice(0, section.indexOf('\n')), `### ${section.trim()}`]),
+  );
+  const sections = tables.flatMap(([part, heading, table]) =>
+    of(part).length > 0 ? [`### ${heading}\n\n${run}\n\n${table()}`] : (present.get(heading) ?? []),
+  );
+  writeFileSync(file, `${before}${markers.begin}\n\n${sections.join('\n\n')}\n\n${markers.end}${after}`);
   if (of('compare').length > 0) writeFileSync(chartFile, drawChart(of('compare')));
+}
+
+function startTable(lines: readonly Line[]): string {
+  return toTable(
+    ['clients', 'ms'],
+    lines.map(({ startMs = 0, subject }) => [subject, Math.round(startMs)]),
+  );
 }
 
 /** Bars: the processor time of each workload, as a multiple of its yardstick's. */
