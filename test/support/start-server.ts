@@ -3,7 +3,7 @@
  * development configuration and what the test changes in it.
  */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -42,25 +42,43 @@ export interface TestServer extends RunningServer {
   stop(): Promise<void>;
 }
 
-/** Files of tests run beside each other, each in a process of its own that draws from ports of its own. */
-const portsOfProcess = { first: 16_000 + (process.pid % 64) * 250, count: 250 };
-const drawnPorts = new Set<number>();
-
 /**
- * A port that was free a moment ago, and is given to nobody else. Not one of those that systems give to outgoing
- * connections: one of them could have it before whoever asked.
+ * Files of tests run beside each other, each in a process of its own that draws from ports of its own: those of the
+ * block whose first port it holds. None of them are ports that systems give to outgoing connections: one of those
+ * could have a port before whoever asked.
  */
+const blocks = { first: 16_000, ports: 250, count: 64 };
+const drawnPorts = new Set<number>();
+const firstPortOfProcess = holdBlock();
+
+function listenOn(port: number): Promise<Server | undefined> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(undefined));
+    server.listen(port, '127.0.0.1', () => resolve(server));
+  });
+}
+
+async function holdBlock(): Promise<number> {
+  for (let attempt = 0; attempt < blocks.count; attempt += 1) {
+    const first = blocks.first + ((process.pid + attempt) % blocks.count) * blocks.ports;
+    const held = await listenOn(first);
+    if (held === undefined) continue;
+    held.unref();
+    return first;
+  }
+  throw new Error('every block of ports is held by another process');
+}
+
+/** A port that was free a moment ago, and is given to nobody else. */
 export async function findFreePort(): Promise<number> {
+  const first = await firstPortOfProcess;
   for (;;) {
-    const port = portsOfProcess.first + Math.floor(Math.random() * portsOfProcess.count);
-    if (drawnPorts.size < portsOfProcess.count / 2 && drawnPorts.has(port)) continue;
+    const port = first + 1 + Math.floor(Math.random() * (blocks.ports - 1));
+    if (drawnPorts.size < blocks.ports / 2 && drawnPorts.has(port)) continue;
     drawnPorts.add(port);
-    const probe = createServer();
-    const isFree = await new Promise<boolean>((resolve) => {
-      probe.once('error', () => resolve(false));
-      probe.listen(port, '127.0.0.1', () => resolve(true));
-    });
-    if (!isFree) continue;
+    const probe = await listenOn(port);
+    if (probe === undefined) continue;
     await new Promise((resolve) => probe.close(resolve));
     return port;
   }
