@@ -291,7 +291,7 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
     refreshing.unref();
   }
 
-  function begin(kind: GuessKind, name: string, { address, device }: GuessOrigin): Guess {
+  function open(kind: GuessKind, name: string, { address, device }: GuessOrigin): Guess {
     const subject = subjectOf(kind, name);
     const networks = networksOf(address);
     const row = (counter: GuessCounter, ...parts: readonly string[]): CounterRow => ({
@@ -430,6 +430,23 @@ export function createGuessing({ db, hasDomains, isExempt, key, log, now }: Need
         await read(rows);
         return evaluate() ?? { counter: own.counter, seconds: 1 };
       },
+    };
+  }
+
+  /** What it is counted by are HMACs: made where there is something to look up, or to count. */
+  function begin(...guessed: Parameters<Guessing['begin']>): Guess {
+    let opened: Guess | undefined;
+    const opening = () => {
+      opened ??= open(...guessed);
+      return opened;
+    };
+    return {
+      get key() {
+        return opening().key;
+      },
+      findBlock: async () => (known.size === 0 ? undefined : opening().findBlock()),
+      fail: () => opening().fail(),
+      succeed: () => opening().succeed(),
     };
   }
 
