@@ -43,14 +43,16 @@ import { serveManagement } from './http/management.ts';
 import {
   allowMethods,
   answerErrors,
+  createNoteAnswer,
   findClientAddress,
   isCutOff,
   logRequests,
   mountAt,
-  publishDocuments,
   type RequestState,
   requirePath,
   securityHeaders,
+  serveApart,
+  serveDocuments,
   servePublicOrigin,
   traceRequests,
 } from './http/middleware.ts';
@@ -635,8 +637,6 @@ function createApp(
 
   const router = new Router();
   router.get(`${routes.end_session}/stay`, createStayPage(context));
-  router.post(routes.introspection, status.introspect);
-  router.post(routes.revocation, status.revoke);
   if (server.EnableTokenValidationEndpoints) {
     router.all('/connect/accessTokenValidation', status.validateAccessToken);
     router.all('/connect/identityTokenValidation', status.validateIdentityToken);
@@ -652,7 +652,21 @@ function createApp(
     });
   });
 
+  const fromScripts = allowOrigins(context, { paths: corsPaths });
+  const byMethod = allowMethods(methodsOf);
+  const oldCallers = acceptOldCallers(context);
+  const ofEngine = engine.middleware as unknown as Middleware[];
+  // Programs ask these all day, and need nothing of what is there for browsers.
+  const forPrograms = new Map(
+    Object.entries({
+      [routes.token]: [fromScripts, byMethod, oldCallers, provider.serveClientCredentials, ...ofEngine],
+      [routes.userinfo]: [fromScripts, byMethod, oldCallers, ...ofEngine],
+      [routes.introspection]: [byMethod, status.introspect],
+      [routes.revocation]: [fromScripts, byMethod, status.revoke],
+    }).map(([path, middleware]) => [path, compose(middleware) as unknown as Middleware]),
+  );
   const stack: Middleware[] = [
+    serveApart(forPrograms),
     assets,
     keepInteractionCookies({
       key: keys.deriveKey('interaction cookie'),
@@ -662,27 +676,25 @@ function createApp(
     }),
     createUpstreamSignOut(context, (reference) => farewells.endSession(engine, reference)),
     receiveAnswers(context, external),
-    allowOrigins(context, { paths: corsPaths }),
-    allowMethods(methodsOf),
+    fromScripts,
+    byMethod,
     router.routes() as unknown as Middleware,
     login.routes() as unknown as Middleware,
     farewells.router.routes() as unknown as Middleware,
-    acceptOldCallers(context),
+    oldCallers,
     forgiveSignOut({ ...context, verifyIdTokenHint }),
-    ...(engine.middleware as unknown as Middleware[]),
+    ...ofEngine,
   ];
 
   const routeOf = createRouteNames(server);
   const { TrustedProxies: trustedProxies } = server.Listener;
   if (tracing !== undefined) app.use(traceRequests(tracing, { routeOf, trustedProxies }));
-  app.use(logRequests(context, { routeOf }));
+  const noteAnswer = createNoteAnswer(context, { routeOf });
+  app.use(logRequests(noteAnswer));
   app.use(securityHeaders);
-  const programPaths = [routes.token, routes.userinfo, routes.introspection, routes.revocation];
-  app.use(
-    answerErrors(context, { programPaths: new Set(programPaths.map((path) => (base + path).toLowerCase())) }),
-  );
+  const programPaths = new Set([...forPrograms.keys()].map((path) => (base + path).toLowerCase()));
+  app.use(answerErrors(context, { programPaths }));
   app.use(requirePath);
-  if (server.Mounts.includes('Oidc')) app.use(publishDocuments(documents));
   app.use(findClientAddress(trustedProxies));
   app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
   if (windowsLogin !== undefined) app.use(stripIdentityHeaders(windowsLogin));
@@ -704,7 +716,12 @@ function createApp(
       if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
     });
   }
-  return { serve: app.callback(), buildClients: provider.buildClients, refreshDocuments };
+  const serve = app.callback();
+  return {
+    serve: server.Mounts.includes('Oidc') ? serveDocuments(documents, noteAnswer, serve) : serve,
+    buildClients: provider.buildClients,
+    refreshDocuments,
+  };
 }
 
 /** The name of a path in the metrics: one of ours, or the kind of it. */

@@ -1,8 +1,10 @@
 /** Reading a posted form: bounded, urlencoded, each field once. */
+import { Readable } from 'node:stream';
 import type { Context } from 'koa';
 import { ServerError } from '../errors.ts';
 
 const usualLimitBytes = 56 * 1024;
+const plainForm = /^application\/x-www-form-urlencoded(?:; ?charset=utf-8)?$/i;
 
 /**
  * The fields of an `application/x-www-form-urlencoded` body. Those named in `lists` may be repeated, and come
@@ -39,6 +41,23 @@ export async function readForm(
 }
 
 /**
+ * The fields of a body that is a plain form, which whoever comes after may read again; undefined for any other.
+ *
+ * @throws {ServerError} ERR_REQUEST_TOO_LARGE
+ */
+export async function readAhead(ctx: Context): Promise<URLSearchParams | undefined> {
+  const { req } = ctx;
+  if (!plainForm.test(req.headers['content-type'] ?? '')) return undefined;
+  const body = await readBytes(ctx, usualLimitBytes);
+  const again = Readable.from([body]);
+  Object.defineProperties(req, {
+    readable: { get: () => again.readable },
+    iterator: { value: again.iterator.bind(again) },
+  });
+  return new URLSearchParams(body.toString('utf8'));
+}
+
+/**
  * Refuses a body by its length, before anybody reads it.
  *
  * @throws {ServerError} ERR_REQUEST_TOO_LARGE
@@ -47,7 +66,11 @@ export function refuseLargeBody({ request }: Context): void {
   if ((request.length ?? 0) > usualLimitBytes) throw tooLarge(usualLimitBytes);
 }
 
-async function readBody({ req, request }: Context, limitBytes: number): Promise<string> {
+async function readBody(ctx: Context, limitBytes: number): Promise<string> {
+  return (await readBytes(ctx, limitBytes)).toString('utf8');
+}
+
+async function readBytes({ req, request }: Context, limitBytes: number): Promise<Buffer> {
   if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
   const chunks: Buffer[] = [];
   let received = 0;
@@ -56,7 +79,7 @@ async function readBody({ req, request }: Context, limitBytes: number): Promise<
     if (received > limitBytes) throw tooLarge(limitBytes);
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }
 
 function tooLarge(limitBytes: number): ServerError {

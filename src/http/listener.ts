@@ -165,7 +165,8 @@ export async function openListener(
       idle.delete(socket);
     });
   });
-  server.on('request', (request, response) => {
+  // First, because whoever serves may have answered when they return.
+  server.prependListener('request', (request, response) => {
     const { socket } = request;
     arrivals += 1;
     fresh.delete(socket);

@@ -3,6 +3,7 @@
  * the public origin, and the mount.
  */
 import { createHash, randomUUID } from 'node:crypto';
+import type { RequestListener } from 'node:http';
 import { isIP, isIPv4 } from 'node:net';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
@@ -58,36 +59,51 @@ function toAddress(text: string): string | undefined {
   return isIP(address) === 0 ? undefined : address;
 }
 
-/**
- * One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. And
- * for the metrics under the route that `routeOf` makes of its path.
- */
-export function logRequests(
-  { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
-  { routeOf }: { routeOf: (path: string) => string },
-): Middleware {
+/** One line for each request when it is answered: method, path, status, milliseconds. Never a query or a body. */
+export function logRequests(noteAnswer: NoteAnswer): Middleware {
   return async function logRequest(ctx, next) {
     const startedAt = performance.now();
-    // The random end of one: Node draws those in stock, and random bytes one by one.
-    const requestId = randomUUID().slice(-12);
+    const requestId = nameRequest();
     (ctx.state as RequestState).requestId = requestId;
-    ctx.set('X-Request-Id', requestId);
+    ctx.set(requestIdHeader, requestId);
     const { method } = ctx;
     const path = safePath(ctx);
     try {
       await next();
     } finally {
-      const seconds = (performance.now() - startedAt) / 1000;
-      const milliseconds = Math.round(seconds * 10_000) / 10;
-      metrics.countRequest({ route: routeOf(path), method, status: ctx.status, seconds });
-      const level = ctx.status >= 500 ? 'warn' : 'debug';
-      if (log.isLevelEnabled(level)) {
-        log[level](
-          { requestId, method, path: maskPath(path), status: ctx.status, milliseconds },
-          'request answered',
-        );
-      }
+      noteAnswer({ requestId, method, path, status: ctx.status, startedAt });
     }
+  };
+}
+
+const requestIdHeader = 'X-Request-Id';
+
+/** The random end of one: Node draws those in stock, and random bytes one by one. */
+function nameRequest(): string {
+  return randomUUID().slice(-12);
+}
+
+/** `startedAt` by the monotonic clock, in milliseconds. */
+export type NoteAnswer = (answer: {
+  requestId: string;
+  method: string;
+  path: string;
+  status: number;
+  startedAt: number;
+}) => void;
+
+/** Makes what {@link logRequests} and {@link serveDocuments} tell. `routeOf` names a path for the metrics. */
+export function createNoteAnswer(
+  { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
+  { routeOf }: { routeOf: (path: string) => string },
+): NoteAnswer {
+  return function noteAnswer({ method, path, requestId, startedAt, status }) {
+    const seconds = (performance.now() - startedAt) / 1000;
+    metrics.countRequest({ route: routeOf(path), method, status, seconds });
+    const level = status >= 500 ? 'warn' : 'debug';
+    if (!log.isLevelEnabled(level)) return;
+    const milliseconds = Math.round(seconds * 10_000) / 10;
+    log[level]({ requestId, method, path: maskPath(path), status, milliseconds }, 'request answered');
   };
 }
 
@@ -153,15 +169,17 @@ function maskPath(path: string): string {
  * redirected, and that is the client.
  */
 export const securityHeaders: Middleware = async (ctx, next) => {
-  ctx.set({
-    'Content-Security-Policy':
-      "default-src 'none'; script-src; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
-    'Referrer-Policy': 'no-referrer',
-    'X-Content-Type-Options': 'nosniff',
-    'X-Frame-Options': 'DENY',
-  });
+  ctx.set(everyAnswer);
   await next();
   if (!ctx.response.get('Cache-Control')) ctx.set('Cache-Control', 'no-store');
+};
+
+const everyAnswer = {
+  'Content-Security-Policy':
+    "default-src 'none'; script-src; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
+  'Referrer-Policy': 'no-referrer',
+  'X-Content-Type-Options': 'nosniff',
+  'X-Frame-Options': 'DENY',
 };
 
 /** Lets the page in hand show one picture of another origin, such as a client's logo. */
@@ -389,16 +407,40 @@ function withoutEndingSlashes(path: string): string {
 }
 
 /**
- * Answers the documents that everybody may read, before all that only others need. `documents` has the text of each by
- * its whole path in lower case.
+ * Answers the JSON documents that everybody may read, which are asked for more often than anything else, and leaves all
+ * else to `serve`. `documents` has the text of each by its whole path in lower case.
  */
-export function publishDocuments(documents: ReadonlyMap<string, () => string>): Middleware {
-  return async function publishDocument(ctx, next) {
-    const document = documents.get(withoutEndingSlashes(ctx.path.toLowerCase()));
-    if (document === undefined || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) return next();
-    ctx.set({ 'Access-Control-Allow-Origin': '*', 'Cache-Control': 'public, max-age=300' });
-    ctx.type = 'json';
-    ctx.body = document();
+export function serveDocuments(
+  documents: ReadonlyMap<string, () => string>,
+  noteAnswer: NoteAnswer,
+  serve: RequestListener,
+): RequestListener {
+  const headers = Object.entries({
+    ...everyAnswer,
+    'Access-Control-Allow-Origin': '*',
+    'Cache-Control': 'public, max-age=300',
+    'Content-Type': 'application/json; charset=utf-8',
+  }).flat();
+  return function serveDocument(request, response) {
+    const { method = '', url = '' } = request;
+    const [path = ''] = url.split('?', 1);
+    const document = documents.get(path) ?? documents.get(withoutEndingSlashes(path.toLowerCase()));
+    if (document === undefined || (method !== 'GET' && method !== 'HEAD')) return serve(request, response);
+    const startedAt = performance.now();
+    const requestId = nameRequest();
+    const text = document();
+    const length = Buffer.byteLength(text);
+    response.writeHead(200, [...headers, 'Content-Length', length, requestIdHeader, requestId]);
+    response.end(method === 'HEAD' ? undefined : text);
+    noteAnswer({ requestId, method, path, status: 200, startedAt });
+  };
+}
+
+/** Hands the requests at some paths, in lower case, to a stack of their own. */
+export function serveApart(stacks: ReadonlyMap<string, Middleware>): Middleware {
+  return async function apart(ctx, next) {
+    const stack = stacks.get(ctx.path.toLowerCase());
+    await (stack === undefined ? next() : stack(ctx, next));
   };
 }
 

@@ -44,8 +44,16 @@ export interface SigningKeys {
   readonly certificates: readonly KeyCertificate[];
   /** The first signs cookies, all verify them. */
   readonly cookieKeys: readonly string[];
-  /** Signs a JWT of ours with the key that signs tokens. */
-  signJwt(claims: JWTPayload, header: { typ: string }): Promise<string>;
+  /**
+   * Signs a JWT of ours with the key that signs tokens, or the one of another algorithm. `claims` are all that is in it.
+   *
+   * @throws {ServerError} ERR_KEY_UNUSABLE where no key signs by that algorithm
+   */
+  signJwt(
+    claims: JWTPayload,
+    header: { readonly typ: string; readonly [parameter: string]: unknown },
+    algorithm?: SigningAlgorithm,
+  ): Promise<string>;
   /**
    * Verifies the signature of a JWT of ours, and what `options` ask for.
    *
@@ -187,15 +195,18 @@ export function toSigningKeys({ cookieKeys, derivation, published, signing }: Ke
       hint: 'each algorithm of FurtherSigningKeys needs a key of its own',
     });
   }
-  const { certificate, jwk } = main;
-  const kid = jwk.kid ?? '';
-  const alg = usualAlgorithm;
+  const { certificate } = main;
   const publicJwks = {
     keys: [...signing.map(toPublic), ...published.filter((other) => !names.includes(other.kid ?? ''))],
   };
   const algorithms = [...new Set(signing.map(({ algorithm }) => algorithm))];
   const verificationKeys = createLocalJWKSet({ keys: [...publicJwks.keys] });
-  let signingKey: ReturnType<typeof importJWK> | undefined;
+  const imported = new Map<SigningAlgorithm, ReturnType<typeof importJWK>>();
+  function importSigningKey({ algorithm, jwk }: NamedKey) {
+    const key = imported.get(algorithm) ?? importJWK(jwk, algorithm);
+    imported.set(algorithm, key);
+    return key;
+  }
   return {
     privateJwks: { keys: signing.map(({ algorithm, jwk: one }) => ({ ...one, use: 'sig', alg: algorithm })) },
     publicJwks,
@@ -203,9 +214,14 @@ export function toSigningKeys({ cookieKeys, derivation, published, signing }: Ke
     certificateHeader: certificate === undefined ? {} : { x5t: thumbprintOf(certificate) },
     certificates: certificatesOf(signing),
     cookieKeys,
-    async signJwt(claims, { typ }) {
-      signingKey ??= importJWK(jwk, alg);
-      return new SignJWT(claims).setProtectedHeader({ alg, typ, kid }).sign(await signingKey);
+    async signJwt(claims, header, alg = usualAlgorithm) {
+      const key = signing.find(({ algorithm }) => algorithm === alg);
+      if (key === undefined)
+        throw new ServerError('ERR_KEY_UNUSABLE', `there is no key that signs by ${alg}`);
+      const { kid = '' } = key.jwk;
+      return new SignJWT(claims)
+        .setProtectedHeader({ alg, kid, ...header })
+        .sign(await importSigningKey(key));
     },
     verifyJwt: (jwt, options) => jwtVerify(jwt, verificationKeys, { ...options, algorithms }),
     deriveKey: (purpose) => deriveKey(derivation, purpose),

@@ -8,7 +8,8 @@ import type { KoaContextWithOIDC, Provider } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import { usualAlgorithm } from '../config/schema.ts';
 import type { ServerContext } from '../context.ts';
-import type { Registry } from '../registry/registry.ts';
+import type { SigningKeys } from '../keys/keys.ts';
+import type { Registry, TokenTarget } from '../registry/registry.ts';
 import {
   type Authentication,
   fromMethods,
@@ -153,26 +154,36 @@ export interface ExtraTokenClaims {
   readonly tokenId?: string;
 }
 
-/** Collects {@link ExtraTokenClaims} for a token that is being issued; undefined where there are none. */
+/** Collects {@link ExtraTokenClaims} for a token of a user that is being issued; undefined where there are none. */
 export async function extraTokenClaims(
   { registry }: Pick<ServerContext, 'registry'>,
   ctx: KoaContextWithOIDC,
-  { kind, scope }: { readonly kind: string; readonly scope?: string | undefined },
+  { scope }: { readonly scope?: string | undefined },
 ): Promise<ExtraTokenClaims | undefined> {
   const client = registry.findClient(ctx.oidc.client?.clientId ?? '');
   if (client === undefined) return undefined;
-  const isForUser = kind !== 'ClientCredentials';
-  const authentication = isForUser ? authenticationOf(ctx) : undefined;
-  const accountId = ctx.oidc.account?.accountId;
-  const runsAsAccount = !isForUser && client.ClientCredentialsSubject === 'Account';
-  const claims = isForUser
-    ? await claimsOfUserToken(registry, ctx, client, toScopes(scope))
-    : clientClaims(client);
+  const authentication = authenticationOf(ctx);
+  const claims = await claimsOfUserToken(registry, ctx, client, toScopes(scope));
+  return toExtra(client, claims, authentication === undefined ? {} : { authentication });
+}
+
+/** The same for a token of a client's own, which may run as an account. */
+export function clientTokenClaims(
+  client: Client,
+  accountId: string | undefined,
+): ExtraTokenClaims | undefined {
+  return toExtra(client, clientClaims(client), accountId === undefined ? {} : { sub: accountId });
+}
+
+function toExtra(
+  { IncludeJwtId }: Client,
+  claims: TokenClaims,
+  whose: ExtraTokenClaims,
+): ExtraTokenClaims | undefined {
   const extra: ExtraTokenClaims = {
-    ...(runsAsAccount && accountId !== undefined ? { sub: accountId } : undefined),
-    ...(authentication === undefined ? undefined : { authentication }),
+    ...whose,
     ...(Object.keys(claims).length === 0 ? undefined : { claims }),
-    ...(client.IncludeJwtId ? { tokenId: randomBytes(16).toString('hex') } : undefined),
+    ...(IncludeJwtId ? { tokenId: randomBytes(16).toString('hex') } : undefined),
   };
   return Object.keys(extra).length === 0 ? undefined : extra;
 }
@@ -222,7 +233,6 @@ function clientClaims({ Claims, PrefixClientClaims }: Client): Record<string, un
 }
 
 interface EngineToken {
-  readonly kind: string;
   readonly grantId?: string;
   readonly extra?: ExtraTokenClaims;
   readonly resourceServer?: { identifier(): string };
@@ -243,12 +253,11 @@ export function layOutToken(
   const target = registry.findTarget(token.resourceServer?.identifier() ?? '');
   const layout = target?.layout ?? 'IdentityServer3';
   const algorithm = target?.algorithm ?? usualAlgorithm;
-  const hasCertificate = layout === 'IdentityServer3' && algorithm === usualAlgorithm;
   jwt.payload = toTokenClaims(layout, {
     issuer: String(payload.iss),
     audience: String(payload.aud),
     clientId: String(payload.client_id),
-    subject: token.kind === 'ClientCredentials' ? token.extra?.sub : String(payload.sub),
+    subject: String(payload.sub),
     scopes: toScopes(payload.scope),
     issuedAt: Number(payload.iat),
     expiresAt: Number(payload.exp),
@@ -262,10 +271,19 @@ export function layOutToken(
   if (!('iat' in jwt.payload)) {
     Object.defineProperty(jwt.payload, 'iat', { value: payload.iat, writable: true, enumerable: false });
   }
-  jwt.header = {
+  jwt.header = accessTokenHeader(keys, { layout, algorithm }, token.grantId);
+}
+
+/** What the header of a JWT access token says beside the key and its algorithm. */
+export function accessTokenHeader(
+  { certificateHeader }: Pick<SigningKeys, 'certificateHeader'>,
+  { algorithm, layout }: Pick<TokenTarget, 'algorithm' | 'layout'>,
+  grantId = '',
+): { typ: string } & Record<string, unknown> {
+  return {
     typ: tokenType(layout),
-    ...(hasCertificate ? keys.certificateHeader : undefined),
-    [handleParameter]: `${token.grantId ?? ''}.${randomBytes(12).toString('base64url')}`,
+    ...(layout === 'IdentityServer3' && algorithm === usualAlgorithm ? certificateHeader : undefined),
+    [handleParameter]: `${grantId}.${randomBytes(12).toString('base64url')}`,
   };
 }
 

@@ -21,6 +21,21 @@ function nameOf(grantId: string | undefined): string | undefined {
   return grantId && hashValue(grantId);
 }
 
+/** Tells that the token endpoint has issued what was asked for. */
+export function recordToken(
+  { audit, metrics }: Pick<ServerContext, 'audit' | 'metrics'>,
+  fields: {
+    readonly requestId: string | undefined;
+    readonly clientId: string | undefined;
+    readonly accountId: string | undefined;
+    readonly grantType: string;
+    readonly grantId?: string | undefined;
+  },
+): void {
+  metrics.countToken({ grantType: fields.grantType, clientId: fields.clientId ?? '' });
+  audit.record(['token', 'success'], fields, 'token issued');
+}
+
 /** Subscribes the log to everything that the engine tells. */
 export function reportEvents(
   engine: Provider,
@@ -34,12 +49,8 @@ export function reportEvents(
 
   engine.on('grant.success', (ctx) => {
     const { grant_type: grantType = '' } = ctx.oidc.params as { grant_type?: string };
-    metrics.countToken({ grantType, clientId: ctx.oidc.client?.clientId ?? '' });
-    audit.record(
-      ['token', 'success'],
-      { ...fieldsOf(ctx), grantType, grantId: nameOf(ctx.oidc.entities.Grant?.jti) },
-      'token issued',
-    );
+    const grantId = nameOf(ctx.oidc.entities.Grant?.jti);
+    recordToken({ audit, metrics }, { ...fieldsOf(ctx), grantType, grantId });
   });
   engine.on('authorization.success', (ctx) =>
     audit.record(['authorization', 'success'], fieldsOf(ctx), 'authorization answered'),

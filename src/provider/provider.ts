@@ -4,6 +4,7 @@
  */
 
 import { createHmac, createSecretKey } from 'node:crypto';
+import type { Middleware } from 'koa';
 import {
   type AdapterFactory,
   type Configuration as EngineConfiguration,
@@ -37,6 +38,7 @@ import {
 } from './access-token.ts';
 import { reportEvents } from './audit.ts';
 import { type CallerState, findRightSecret } from './client-authentication.ts';
+import { clientCredentialsParameters, createClientCredentials } from './client-credentials.ts';
 import {
   admitOldRedirects,
   buildEngineClients,
@@ -54,6 +56,8 @@ import { keepUpstreamSessions, upstreamOf } from './upstream-session.ts';
 
 export interface OidcProvider {
   readonly engine: Provider;
+  /** Goes before the engine at the token endpoint: {@link createClientCredentials}. */
+  readonly serveClientCredentials: Middleware;
   /**
    * Builds the engine's clients of a configuration without using them yet, and returns the function that puts
    * them in force.
@@ -116,6 +120,9 @@ export function createProvider(
   engine.proxy = true;
 
   engine.registerGrantType('password', createPasswordGrant(engine, context), passwordGrantParameters);
+  const clientCredentials = createClientCredentials(context, adapter);
+  const { read, repeated } = clientCredentialsParameters;
+  engine.registerGrantType('client_credentials', clientCredentials.grant, read, repeated);
   acceptTokensAtUserinfo(engine, { tokens, verifyAccessToken }, () => currentContext()?.oidc.route);
   deriveSuccessors(engine, keys.deriveKey('refresh token successor'));
   describeAuthentication(engine, now);
@@ -152,6 +159,7 @@ export function createProvider(
 
   return {
     engine,
+    serveClientCredentials: clientCredentials.serve,
 
     buildClients(configuration) {
       const built = buildEngineClients(engine, configuration);
@@ -251,12 +259,6 @@ function toEngineConfiguration(
         },
         async getResourceServerInfo(ctx, indicator, client) {
           const registration = registrationOf(client);
-          if (
-            registration.ClientCredentialsSubject === 'Account' &&
-            registration.Flow === 'ClientCredentials'
-          ) {
-            await loadClientAccount(ctx, registration);
-          }
           refuseLostScopes(ctx.oidc.entities.AuthorizationCode?.scopes ?? [], registration);
           // The indicator is ours, found from the scopes; a caller's own (RFC 8707) would go round their check.
           const isSent = ctx.query.resource !== undefined || ctx.oidc.body?.resource !== undefined;
@@ -302,7 +304,6 @@ function toEngineConfiguration(
 
     ttl: {
       AccessToken: (_ctx, _token, client) => registrationOf(client).AccessTokenLifetime,
-      ClientCredentials: (_ctx, _token, client) => registrationOf(client).AccessTokenLifetime,
       AuthorizationCode: (_ctx, _token, client) => registrationOf(client).AuthorizationCodeLifetime,
       IdToken: (_ctx, _token, client) => registrationOf(client).IdentityTokenLifetime,
       RefreshToken: (_ctx, token, client) => refreshLifetime(registrationOf(client), token.totalLifetime()),
@@ -335,16 +336,6 @@ function toEngineConfiguration(
     const verdict = await standing.check(accountId, { isFresh: isRefresh });
     if (isRefresh && verdict.kind === 'unknown') throw directoryUnavailable();
     return verdict;
-  }
-
-  /** With `ClientCredentialsSubject` `Account` the token is for the account named like the client. */
-  async function loadClientAccount(ctx: KoaContextWithOIDC, { ClientId }: Client): Promise<void> {
-    const account = await accounts.find(ClientId);
-    if (account === undefined || account.disabled) {
-      throw new errors.InvalidGrant(`there is no account ${ClientId}, or it is disabled`);
-    }
-    const { accountId } = account;
-    ctx.oidc.entity('Account', { accountId, claims: () => ({ sub: accountId }) });
   }
 
   /** OneTimeOnly rotates. ReUse keeps the handle and notes its use, and with Sliding its end moves. */

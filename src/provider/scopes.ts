@@ -6,7 +6,7 @@ import { errors, type KoaContextWithOIDC, type ResourceServer } from 'oidc-provi
 import type { Client } from '../config/load.ts';
 import { identityScopes, offlineAccess } from '../config/schema.ts';
 import { isInteractive } from '../registry/client-metadata.ts';
-import type { Registry, TokenTarget } from '../registry/registry.ts';
+import type { Registry, ScopeResolution, TokenTarget } from '../registry/registry.ts';
 
 /**
  * Settles the scopes of a request and returns the target of its access token. Puts the settled list into the
@@ -25,18 +25,39 @@ export function settleScopes(ctx: KoaContextWithOIDC, client: Client, registry: 
   if (requested.length === 0 && isByBrowser) {
     throw new errors.InvalidScope('the scope parameter is required', '');
   }
-  const isAboutUser = (scope: string) => scope === offlineAccess || (isForClient && scope in identityScopes);
+  const resolution = isForClient
+    ? resolveClientScopes(registry, client, requested)
+    : resolveUserScopes(registry, client, requested);
+  if (resolution.kind === 'refused') throw new errors.InvalidScope(resolution.reason, resolution.scope);
+  Object.assign(params ?? {}, { scope: resolution.scopes.join(' ') });
+  return resolution.target;
+}
+
+/** The scopes of a token for a client itself, and its target. Without any those of the registration. Pure. */
+export function resolveClientScopes(
+  registry: Pick<Registry, 'resolveScopes'>,
+  client: Client,
+  requested: readonly string[],
+): ScopeResolution {
+  const isAboutUser = (scope: string) => scope === offlineAccess || scope in identityScopes;
   const scopes =
     requested.length > 0 ? requested : client.AllowedScopes.filter((scope) => !isAboutUser(scope));
-  if (isForClient) {
-    // There is no user whom they could be about (IdentityServer3 refuses them too).
-    const [misplaced] = scopes.filter(isAboutUser);
-    if (misplaced !== undefined) throw new errors.InvalidScope('requested scope needs a user', misplaced);
+  // There is no user whom they could be about (IdentityServer3 refuses them too).
+  const misplaced = scopes.find(isAboutUser);
+  if (misplaced !== undefined) {
+    return { kind: 'refused', scope: misplaced, reason: 'requested scope needs a user' };
   }
-  const resolution = registry.resolveScopes(client, scopes);
-  if (resolution.kind === 'refused') throw new errors.InvalidScope(resolution.reason, resolution.scope);
-  Object.assign(params ?? {}, { scope: scopes.join(' ') });
-  return resolution.target;
+  return registry.resolveScopes(client, scopes);
+}
+
+function resolveUserScopes(
+  registry: Registry,
+  client: Client,
+  requested: readonly string[],
+): ScopeResolution {
+  const scopes =
+    requested.length > 0 ? requested : client.AllowedScopes.filter((scope) => scope !== offlineAccess);
+  return registry.resolveScopes(client, scopes);
 }
 
 /**

@@ -38,7 +38,7 @@ export interface TokenTarget {
 }
 
 export type ScopeResolution =
-  | { readonly kind: 'resolved'; readonly target: TokenTarget }
+  | { readonly kind: 'resolved'; readonly scopes: readonly string[]; readonly target: TokenTarget }
   | { readonly kind: 'refused'; readonly scope: string; readonly reason: string };
 
 const indicatorPrefix = 'urn:postern:resource:';
@@ -135,7 +135,8 @@ export function createRegistry(first: Configuration): Registry {
           reason: 'requested scopes belong to resources with different audiences',
         };
       }
-      return { kind: 'resolved', target: targetOf(first === undefined ? [] : [first, ...others]) };
+      const target = targetOf(first === undefined ? [] : [first, ...others]);
+      return { kind: 'resolved', scopes: requested, target };
     },
 
     claimsOfScopes(scopes) {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodeJwt, decodeProtectedHeader } from 'jose';
+import { hashValue } from '../../src/store/tokens.ts';
 import { basic, post } from '../support/sign-in.ts';
 import { startTestServer } from '../support/start-server.ts';
 
@@ -56,6 +57,54 @@ test('a client with reference tokens gets one without a dot', async (t) => {
   );
   assert.match(body.access_token, /^[\w-]{40,}$/);
   assert.equal(body.expires_in, 3600);
+});
+
+test('a request with a parameter that nobody knows gets the same as one without', async (t) => {
+  const told = { IncludeJwtId: true, Claims: [{ Type: 'site', Value: 'north' }] };
+  const server = await startTestServer(t, { clients: { batch: told, 'batch-ref': told } });
+  const { context, issuer } = server;
+  const recorded = () =>
+    server.logged
+      .filter(({ msg }) => msg === 'token issued')
+      .map(({ requestId: _r, time: _t, ...fields }) => fields);
+  const shapeOf = (token: string) => {
+    if (!token.includes('.')) return undefined;
+    const { exp, nbf, iat, jti, ...claims } = decodeJwt(token);
+    const { pst, ...header } = decodeProtectedHeader(token) as Record<string, unknown>;
+    return [typeof exp, typeof nbf, typeof iat, typeof jti, claims, String(pst).length, header];
+  };
+  for (const clientId of ['batch', 'batch-ref']) {
+    const ways = [{}, { somebody: 'else' }, { client_id: clientId, client_secret: `${clientId}-secret` }];
+    const answers = [];
+    for (const way of ways) {
+      const { body, headers, status } = await post(
+        `${issuer}/connect/token`,
+        { grant_type: 'client_credentials', scope: 'intelligence_web_api', ...way },
+        'client_secret' in way ? {} : basic(clientId, `${clientId}-secret`),
+      );
+      const { access_token: token, ...rest } = body;
+      const [row] = await context.db.knex('OidcToken').where({ id: hashValue(token) });
+      const { id: _i, payload, ...columns } = row ?? { payload: 'null' };
+      const { extra, iat: _iat, ...members } = JSON.parse(payload) ?? {};
+      const sent = ['cache-control', 'content-type', 'content-security-policy'].map((name) =>
+        headers.get(name),
+      );
+      answers.push([
+        status,
+        rest,
+        sent,
+        shapeOf(token),
+        columns,
+        members,
+        extra && { ...extra, tokenId: '' },
+      ]);
+    }
+    const [plain, ...others] = answers;
+    for (const other of others) assert.deepEqual(other, plain);
+    const records = recorded().filter((one) => one.clientId === clientId);
+    assert.equal(records.length, ways.length);
+    for (const record of records) assert.deepEqual(record, records[0]);
+  }
 });
 
 test('a direct call without scopes gets those of its client', async (t) => {
