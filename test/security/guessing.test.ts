@@ -57,7 +57,7 @@ test('a name that a store of users reads as another has no count of its own', as
     response.end(JSON.stringify(isRight ? { active: true, name: 'dora' } : { active: false }));
   });
   const Url = await listen(t, store);
-  const server = await startTestServer(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
+  const server = await start(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
 
   const spellings = ['do\u00adra', 'd\u200bora', 'dora\u200d', 'do\ufe0fra', '\u2060dora'];
   spellings.push('dörá', 'dóra'.normalize('NFD'), 'dørà', 'd\u{e0041}ora', 'DORA');
@@ -92,7 +92,7 @@ test('who has a name in another domain makes no browser known at its namesake', 
 });
 
 test('of hundreds of guesses at once no more passwords are verified than may be tried', async (t) => {
-  const server = await startTestServer(t);
+  const server = await start(t);
   let looked = 0;
   server.context.db.knex.on('query', ({ sql }: { sql: string }) => {
     if (sql.includes('OidcUser')) looked += 1;
@@ -118,7 +118,7 @@ test('of many guesses at once no more reach a store of users than may be tried',
     setTimeout(() => response.end(JSON.stringify({ active: false })), 100);
   });
   const Url = await listen(t, store);
-  const server = await startTestServer(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
+  const server = await start(t, { server: { PasswordVerifier: { ...PasswordVerifier, Url } } });
   await Promise.all(Array.from({ length: 60 }, () => tryByGrant(server, { name: 'dora' })));
   assert.ok(asked >= 5 && asked <= 10, `it was asked ${asked} times`);
 });
