@@ -40,21 +40,32 @@ export async function readForm(
   return form;
 }
 
+/** A form that has been read before its turn. */
+export interface EarlyForm {
+  readonly fields: URLSearchParams;
+  /** Lets whoever comes next read the body as if nobody had. */
+  giveBack(): void;
+}
+
 /**
- * The fields of a body that is a plain form, which whoever comes after may read again; undefined for any other.
+ * Reads a body that is a plain form; undefined for any other, which is left as it is.
  *
  * @throws {ServerError} ERR_REQUEST_TOO_LARGE
  */
-export async function readAhead(ctx: Context): Promise<URLSearchParams | undefined> {
+export async function readAhead(ctx: Context): Promise<EarlyForm | undefined> {
   const { req } = ctx;
   if (!plainForm.test(req.headers['content-type'] ?? '')) return undefined;
   const body = await readBytes(ctx, usualLimitBytes);
-  const again = Readable.from([body]);
-  Object.defineProperties(req, {
-    readable: { get: () => again.readable },
-    iterator: { value: again.iterator.bind(again) },
-  });
-  return new URLSearchParams(body.toString('utf8'));
+  return {
+    fields: new URLSearchParams(body.toString('utf8')),
+    giveBack() {
+      const again = Readable.from([body]);
+      Object.defineProperties(req, {
+        readable: { get: () => again.readable },
+        iterator: { value: again.iterator.bind(again) },
+      });
+    },
+  };
 }
 
 /**
@@ -70,16 +81,35 @@ async function readBody(ctx: Context, limitBytes: number): Promise<string> {
   return (await readBytes(ctx, limitBytes)).toString('utf8');
 }
 
-async function readBytes({ req, request }: Context, limitBytes: number): Promise<Buffer> {
-  if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
-  const chunks: Buffer[] = [];
-  let received = 0;
-  for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    received += chunk.length;
-    if (received > limitBytes) throw tooLarge(limitBytes);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
+/** By its events: as an async iterator a body of one piece takes twenty times as long. */
+function readBytes({ req, request }: Context, limitBytes: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
+    const chunks: Buffer[] = [];
+    let received = 0;
+    const take = (chunk: Buffer) => {
+      received += chunk.length;
+      chunks.push(chunk);
+      if (received <= limitBytes) return;
+      // Whoever answers decides what becomes of the rest.
+      stop();
+      req.pause();
+      reject(tooLarge(limitBytes));
+    };
+    const end = () => {
+      stop();
+      resolve(chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks));
+    };
+    const fail = () => {
+      stop();
+      reject(req.errored ?? new Error('the connection ended in the middle of the body'));
+    };
+    const stop = () => void req.off('data', take).off('end', end).off('error', fail).off('close', fail);
+    // What has happened already is not told again.
+    if (req.readableEnded) return end();
+    if (req.destroyed) return fail();
+    req.on('error', fail).on('close', fail).on('end', end).on('data', take);
+  });
 }
 
 function tooLarge(limitBytes: number): ServerError {

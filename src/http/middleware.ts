@@ -31,13 +31,14 @@ export function findClientAddress(trustedProxies: readonly string[]): Middleware
   const trusted = parseHostPatterns(trustedProxies);
   return async function clientAddress(ctx, next) {
     let address = peerAddress(ctx);
-    if (!trusted.hasAddress(address)) delete ctx.req.headers['x-forwarded-host'];
-    const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
-    while (trusted.hasAddress(address)) {
-      const before = toAddress(passedOn.pop() ?? '');
-      if (before === undefined) break;
-      address = before;
-    }
+    if (trusted.hasAddress(address)) {
+      const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
+      do {
+        const before = toAddress(passedOn.pop() ?? '');
+        if (before === undefined) break;
+        address = before;
+      } while (trusted.hasAddress(address));
+    } else delete ctx.req.headers['x-forwarded-host'];
     (ctx.state as RequestState).clientAddress = address;
     await next();
   };

@@ -106,9 +106,8 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
   }
 
   /** What is asked for, where it is asked for plainly and rightly. */
-  async function understand(ctx: Context): Promise<Order | undefined> {
-    const form = await readAhead(ctx);
-    if (form?.get('grant_type') !== grantType) return undefined;
+  async function understand(ctx: Context, form: URLSearchParams): Promise<Order | undefined> {
+    if (form.get('grant_type') !== grantType) return undefined;
     const names = [...form.keys()];
     if (new Set(names).size < names.length || !names.every((name) => plainParameters.has(name)))
       return undefined;
@@ -163,8 +162,12 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
     },
 
     async serve(ctx, next) {
-      const order = await understand(ctx);
-      if (order === undefined) return next();
+      const form = await readAhead(ctx);
+      const order = form && (await understand(ctx, form.fields));
+      if (order === undefined) {
+        form?.giveBack();
+        return next();
+      }
       const { accountId, client } = order;
       const { ClientId: clientId } = client;
       setCorsClient(ctx, client);
