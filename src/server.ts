@@ -43,6 +43,7 @@ import { serveManagement } from './http/management.ts';
 import {
   allowMethods,
   answerErrors,
+  createAddressOf,
   createNoteAnswer,
   findClientAddress,
   isCutOff,
@@ -52,10 +53,10 @@ import {
   requirePath,
   securityHeaders,
   serveApart,
-  serveDocuments,
   servePublicOrigin,
   traceRequests,
 } from './http/middleware.ts';
+import { passFailure, servePlainly } from './http/plain.ts';
 import { endOf, type KeyFiles, readCertificateFile } from './keys/key-file.ts';
 import type { Rhythm } from './keys/key-schedule.ts';
 import { createKeyStore } from './keys/key-store.ts';
@@ -659,7 +660,7 @@ function createApp(
   // Programs ask these all day, and need nothing of what is there for browsers.
   const forPrograms = new Map(
     Object.entries({
-      [routes.token]: [fromScripts, byMethod, oldCallers, provider.serveClientCredentials, ...ofEngine],
+      [routes.token]: [fromScripts, byMethod, oldCallers, ...ofEngine],
       [routes.userinfo]: [fromScripts, byMethod, oldCallers, ...ofEngine],
       [routes.introspection]: [byMethod, status.introspect],
       [routes.revocation]: [fromScripts, byMethod, status.revoke],
@@ -687,13 +688,14 @@ function createApp(
   ];
 
   const routeOf = createRouteNames(server);
-  const { TrustedProxies: trustedProxies } = server.Listener;
+  const trustedProxies = parseHostPatterns(server.Listener.TrustedProxies);
   if (tracing !== undefined) app.use(traceRequests(tracing, { routeOf, trustedProxies }));
   const noteAnswer = createNoteAnswer(context, { routeOf });
   app.use(logRequests(noteAnswer));
   app.use(securityHeaders);
   const programPaths = new Set([...forPrograms.keys()].map((path) => (base + path).toLowerCase()));
   app.use(answerErrors(context, { programPaths }));
+  app.use(passFailure);
   app.use(requirePath);
   app.use(findClientAddress(trustedProxies));
   app.use((ctx, next) => audit.within(ctx.state as RequestState, next));
@@ -716,9 +718,18 @@ function createApp(
       if (ctx.path === '/' && ctx.method === 'GET') ctx.redirect(`${base}/`);
     });
   }
+  const plain = new Map([
+    [base + routes.introspection, status.introspectPlainly],
+    [base + routes.token, provider.grantPlainly],
+  ]);
+  // A trace has the spans of the application.
+  const forms: typeof plain = tracing === undefined ? plain : new Map();
+  const addressOf = createAddressOf(trustedProxies);
   const serve = app.callback();
   return {
-    serve: server.Mounts.includes('Oidc') ? serveDocuments(documents, noteAnswer, serve) : serve,
+    serve: server.Mounts.includes('Oidc')
+      ? servePlainly({ addressOf, audit, documents, forms, noteAnswer }, serve)
+      : serve,
     buildClients: provider.buildClients,
     refreshDocuments,
   };

@@ -1,4 +1,5 @@
 /** Reading a posted form: bounded, urlencoded, each field once. */
+import type { IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import type { Context } from 'koa';
 import { ServerError } from '../errors.ts';
@@ -23,7 +24,7 @@ export async function readForm(
       status: 400,
     });
   }
-  const fields = new URLSearchParams(await readBody(ctx, limitBytes));
+  const fields = new URLSearchParams((await readBytes(ctx.req, limitBytes)).toString('utf8'));
   const form: Record<string, string> = Object.create(null);
   for (const [name, value] of fields) {
     if (name in form) {
@@ -40,32 +41,26 @@ export async function readForm(
   return form;
 }
 
-/** A form that has been read before its turn. */
-export interface EarlyForm {
-  readonly fields: URLSearchParams;
-  /** Lets whoever comes next read the body as if nobody had. */
-  giveBack(): void;
-}
+/** What has been read of requests before their turn. */
+const readBefore = new WeakMap<IncomingMessage, Buffer>();
 
 /**
- * Reads a body that is a plain form; undefined for any other, which is left as it is.
+ * The fields of a body that is a plain form, no more than is usual, each once; undefined for any other. Whoever comes
+ * next reads the body as if nobody had, the engine too.
  *
  * @throws {ServerError} ERR_REQUEST_TOO_LARGE
  */
-export async function readAhead(ctx: Context): Promise<EarlyForm | undefined> {
-  const { req } = ctx;
+export async function readPlainForm(req: IncomingMessage): Promise<URLSearchParams | undefined> {
   if (!plainForm.test(req.headers['content-type'] ?? '')) return undefined;
-  const body = await readBytes(ctx, usualLimitBytes);
-  return {
-    fields: new URLSearchParams(body.toString('utf8')),
-    giveBack() {
-      const again = Readable.from([body]);
-      Object.defineProperties(req, {
-        readable: { get: () => again.readable },
-        iterator: { value: again.iterator.bind(again) },
-      });
-    },
-  };
+  const body = await readBytes(req, usualLimitBytes);
+  readBefore.set(req, body);
+  const again = Readable.from([body]);
+  Object.defineProperties(req, {
+    readable: { get: () => again.readable },
+    iterator: { value: again.iterator.bind(again) },
+  });
+  const fields = new URLSearchParams(body.toString('utf8'));
+  return new Set(fields.keys()).size === fields.size ? fields : undefined;
 }
 
 /**
@@ -73,18 +68,21 @@ export async function readAhead(ctx: Context): Promise<EarlyForm | undefined> {
  *
  * @throws {ServerError} ERR_REQUEST_TOO_LARGE
  */
-export function refuseLargeBody({ request }: Context): void {
-  if ((request.length ?? 0) > usualLimitBytes) throw tooLarge(usualLimitBytes);
+export function refuseLargeBody({ req }: Context): void {
+  if (lengthOf(req) > usualLimitBytes) throw tooLarge(usualLimitBytes);
 }
 
-async function readBody(ctx: Context, limitBytes: number): Promise<string> {
-  return (await readBytes(ctx, limitBytes)).toString('utf8');
+/** As it is announced; 0 where it is not. */
+function lengthOf({ headers }: IncomingMessage): number {
+  return Number(headers['content-length'] ?? 0);
 }
 
 /** By its events: as an async iterator a body of one piece takes twenty times as long. */
-function readBytes({ req, request }: Context, limitBytes: number): Promise<Buffer> {
+function readBytes(req: IncomingMessage, limitBytes: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
-    if ((request.length ?? 0) > limitBytes) throw tooLarge(limitBytes);
+    const known = readBefore.get(req);
+    if (known !== undefined) return resolve(known);
+    if (lengthOf(req) > limitBytes) throw tooLarge(limitBytes);
     const chunks: Buffer[] = [];
     let received = 0;
     const take = (chunk: Buffer) => {

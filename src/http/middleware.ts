@@ -3,12 +3,12 @@
  * the public origin, and the mount.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import type { RequestListener } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { isIP, isIPv4 } from 'node:net';
 import type { Context, Middleware } from 'koa';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable, retryAfterSeconds, ServerError } from '../errors.ts';
-import { parseHostPatterns } from '../federation/destinations.ts';
+import type { HostPatterns } from '../federation/destinations.ts';
 import { english } from '../languages/languages.ts';
 import { errorPage } from '../pages/notices.ts';
 import type { Tracing } from '../tracing.ts';
@@ -22,25 +22,31 @@ export interface RequestState {
   clientAddress: string;
 }
 
-/**
- * Finds out where a request came from: the peer, or what a trusted proxy wrote into `X-Forwarded-For`. Of several
- * addresses there the last that is no trusted proxy's counts: those before it anybody may have written. What others
- * say in `X-Forwarded-Host` is taken away.
- */
-export function findClientAddress(trustedProxies: readonly string[]): Middleware {
-  const trusted = parseHostPatterns(trustedProxies);
+/** Leaves in the state where a request came from. What others than trusted proxies say in `X-Forwarded-Host` goes. */
+export function findClientAddress(trusted: HostPatterns): Middleware {
+  const addressOf = createAddressOf(trusted);
   return async function clientAddress(ctx, next) {
-    let address = peerAddress(ctx);
-    if (trusted.hasAddress(address)) {
-      const passedOn = String(ctx.req.headers['x-forwarded-for'] ?? '').split(',');
-      do {
-        const before = toAddress(passedOn.pop() ?? '');
-        if (before === undefined) break;
-        address = before;
-      } while (trusted.hasAddress(address));
-    } else delete ctx.req.headers['x-forwarded-host'];
-    (ctx.state as RequestState).clientAddress = address;
+    if (!trusted.hasAddress(peerAddress(ctx))) delete ctx.req.headers['x-forwarded-host'];
+    (ctx.state as RequestState).clientAddress = addressOf(ctx.req);
     await next();
+  };
+}
+
+/**
+ * Makes what finds out where a request came from: the peer, or what a trusted proxy wrote into `X-Forwarded-For`. Of
+ * several addresses there the last that is no trusted proxy's counts: those before it anybody may have written.
+ */
+export function createAddressOf(trusted: HostPatterns): (request: IncomingMessage) => string {
+  return function addressOf({ headers, socket }) {
+    let address = toAddress(socket.remoteAddress ?? '') ?? '';
+    if (!trusted.hasAddress(address)) return address;
+    const passedOn = String(headers['x-forwarded-for'] ?? '').split(',');
+    do {
+      const before = toAddress(passedOn.pop() ?? '');
+      if (before === undefined) break;
+      address = before;
+    } while (trusted.hasAddress(address));
+    return address;
   };
 }
 
@@ -77,10 +83,10 @@ export function logRequests(noteAnswer: NoteAnswer): Middleware {
   };
 }
 
-const requestIdHeader = 'X-Request-Id';
+export const requestIdHeader = 'X-Request-Id';
 
 /** The random end of one: Node draws those in stock, and random bytes one by one. */
-function nameRequest(): string {
+export function nameRequest(): string {
   return randomUUID().slice(-12);
 }
 
@@ -93,7 +99,7 @@ export type NoteAnswer = (answer: {
   startedAt: number;
 }) => void;
 
-/** Makes what {@link logRequests} and {@link serveDocuments} tell. `routeOf` names a path for the metrics. */
+/** Makes what is told of each answer. `routeOf` names a path for the metrics. */
 export function createNoteAnswer(
   { log, metrics }: Pick<ServerContext, 'log' | 'metrics'>,
   { routeOf }: { routeOf: (path: string) => string },
@@ -114,13 +120,12 @@ export function createNoteAnswer(
  */
 export function traceRequests(
   tracing: Pick<Tracing, 'serve'>,
-  { routeOf, trustedProxies }: { routeOf: (path: string) => string; trustedProxies: readonly string[] },
+  { routeOf, trustedProxies }: { routeOf: (path: string) => string; trustedProxies: HostPatterns },
 ): Middleware {
-  const trusted = parseHostPatterns(trustedProxies);
   return async function traceRequest(ctx, next) {
     const { method } = ctx;
     const route = routeOf(safePath(ctx));
-    const { traceparent } = trusted.hasAddress(peerAddress(ctx)) ? ctx.req.headers : {};
+    const { traceparent } = trustedProxies.hasAddress(peerAddress(ctx)) ? ctx.req.headers : {};
     const attributes = { 'http.request.method': method, 'http.route': route };
     const start = { name: `${method} ${route}`, kind: 'server', attributes } as const;
     await tracing.serve(
@@ -175,7 +180,7 @@ export const securityHeaders: Middleware = async (ctx, next) => {
   if (!ctx.response.get('Cache-Control')) ctx.set('Cache-Control', 'no-store');
 };
 
-const everyAnswer = {
+export const everyAnswer = {
   'Content-Security-Policy':
     "default-src 'none'; script-src; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
   'Referrer-Policy': 'no-referrer',
@@ -401,40 +406,10 @@ export function mountAt(
 }
 
 /** Slashes at the end mean nothing, as IIS had it. Counted from there: a regular expression tries each anew. */
-function withoutEndingSlashes(path: string): string {
+export function withoutEndingSlashes(path: string): string {
   let end = path.length;
   while (end > 1 && path[end - 1] === '/') end -= 1;
   return path.slice(0, end) || '/';
-}
-
-/**
- * Answers the JSON documents that everybody may read, which are asked for more often than anything else, and leaves all
- * else to `serve`. `documents` has the text of each by its whole path in lower case.
- */
-export function serveDocuments(
-  documents: ReadonlyMap<string, () => string>,
-  noteAnswer: NoteAnswer,
-  serve: RequestListener,
-): RequestListener {
-  const headers = Object.entries({
-    ...everyAnswer,
-    'Access-Control-Allow-Origin': '*',
-    'Cache-Control': 'public, max-age=300',
-    'Content-Type': 'application/json; charset=utf-8',
-  }).flat();
-  return function serveDocument(request, response) {
-    const { method = '', url = '' } = request;
-    const [path = ''] = url.split('?', 1);
-    const document = documents.get(path) ?? documents.get(withoutEndingSlashes(path.toLowerCase()));
-    if (document === undefined || (method !== 'GET' && method !== 'HEAD')) return serve(request, response);
-    const startedAt = performance.now();
-    const requestId = nameRequest();
-    const text = document();
-    const length = Buffer.byteLength(text);
-    response.writeHead(200, [...headers, 'Content-Length', length, requestIdHeader, requestId]);
-    response.end(method === 'HEAD' ? undefined : text);
-    noteAnswer({ requestId, method, path, status: 200, startedAt });
-  };
 }
 
 /** Hands the requests at some paths, in lower case, to a stack of their own. */

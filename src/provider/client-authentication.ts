@@ -10,6 +10,7 @@ import { digestOf } from '../config/published-secrets.ts';
 import type { ServerContext } from '../context.ts';
 import { isDatabaseUnavailable } from '../errors.ts';
 import type { RequestState } from '../http/middleware.ts';
+import type { PlainForm } from '../http/plain.ts';
 
 /** An id and a secret as the caller sent them. */
 export interface Credentials {
@@ -89,6 +90,28 @@ export async function findRightSecret<Reading extends SecretReading>(
   state.hasGuessed = guesses.size > 0;
   metrics.countSecret(block === undefined ? 'refused' : 'blocked');
   return undefined;
+}
+
+/**
+ * The same for a plain form, in the one way that its caller has tried. None, too, where anything speaks against it:
+ * nothing is counted then, and the application decides.
+ */
+export async function findPlainCaller<Reading extends SecretReading>(
+  { guessing, now, registry }: Pick<GuardNeeds, 'guessing' | 'now' | 'registry'>,
+  { authorization, clientAddress: address, fields }: PlainForm,
+  toReadings: (sent: Credentials) => readonly Reading[],
+): Promise<Reading | undefined> {
+  const [id, secret] = [fields.get('client_id'), fields.get('client_secret')];
+  const isInHeader = authorization !== undefined;
+  if (isInHeader ? secret !== null : !id || !secret) return undefined;
+  const sent = isInHeader ? parseBasic(authorization) : [{ id: id ?? '', secret: secret ?? '' }];
+  for (const one of sent) {
+    if (one.secret === '' || (isInHeader && id !== null && id !== one.id)) return undefined;
+    if ((await guessing.begin('client', one.id, { address }).findBlock()) !== undefined) return undefined;
+  }
+  return sent
+    .flatMap(toReadings)
+    .find((reading) => verifySecret(registry.configuration, reading.secrets, reading.secret, now()));
 }
 
 /** For the audit log: why no secret of this request was looked at; nothing where one was. */

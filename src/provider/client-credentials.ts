@@ -1,27 +1,24 @@
 /**
- * The client credentials grant (RFC 6749 section 4.4), which programs ask for all day. A request that is plain and
- * right is answered here, before the engine, in a third of its time; any other goes on to the engine, which knows all
- * that can be wrong with one. Either way it is {@link ClientCredentials.issue} that makes the token.
+ * The client credentials grant (RFC 6749 section 4.4), which programs ask for all day. A form that is plain and right is
+ * answered without the engine (plain.ts); any other the engine takes, which knows all that can be wrong with one. The
+ * token is made here either way.
  */
 import { randomBytes } from 'node:crypto';
-import type { Context, Middleware } from 'koa';
 import { type AdapterFactory, errors, type TokenEndpointGrantContext } from 'oidc-provider';
 import type { Client } from '../config/load.ts';
 import type { ServerContext } from '../context.ts';
-import { setCorsClient } from '../http/cors.ts';
-import { readAhead } from '../http/form.ts';
-import type { RequestState } from '../http/middleware.ts';
+import type { AnswerPlainly, PlainForm } from '../http/plain.ts';
 import { grantTypesOf } from '../registry/client-metadata.ts';
 import type { TokenTarget } from '../registry/registry.ts';
 import { accessTokenHeader, clientTokenClaims } from './access-token.ts';
 import { recordToken } from './audit.ts';
-import { type CallerState, findRightSecret } from './client-authentication.ts';
+import { findPlainCaller } from './client-authentication.ts';
 import { resolveClientScopes, settleScopes } from './scopes.ts';
 import { toTokenClaims } from './token-layout.ts';
 
 const grantType = 'client_credentials';
 
-/** What a plain request is made of, each once. */
+/** What a plain request is made of. */
 const plainParameters: ReadonlySet<string> = new Set(['client_id', 'client_secret', 'grant_type', 'scope']);
 
 /** The form fields that the engine hands to the grant, and the one of them that may be repeated. */
@@ -30,8 +27,8 @@ export const clientCredentialsParameters = { read: ['scope', 'resource'], repeat
 export interface ClientCredentials {
   /** For the engine, which has authenticated the client. */
   grant(ctx: TokenEndpointGrantContext<{ resource?: unknown }>): Promise<void>;
-  /** Goes before the engine, at the token endpoint, behind what has read an `Authorization` header. */
-  readonly serve: Middleware;
+  /** For a form that is plain and right: before the engine. */
+  readonly grantPlainly: AnswerPlainly;
 }
 
 type Needs = Pick<
@@ -106,15 +103,17 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
   }
 
   /** What is asked for, where it is asked for plainly and rightly. */
-  async function understand(ctx: Context, form: URLSearchParams): Promise<Order | undefined> {
-    if (form.get('grant_type') !== grantType) return undefined;
-    const names = [...form.keys()];
-    if (new Set(names).size < names.length || !names.every((name) => plainParameters.has(name)))
-      return undefined;
-
-    const client = await authenticate(ctx, form);
-    if (client === undefined || !grantTypesOf(client).includes(grantType)) return undefined;
-    const sent = form.get('scope') ?? '';
+  async function understand(form: PlainForm): Promise<Order | undefined> {
+    const { fields } = form;
+    const isPlain = [...fields.keys()].every((name) => plainParameters.has(name));
+    if (!isPlain || fields.get('grant_type') !== grantType) return undefined;
+    const caller = await findPlainCaller(needs, form, (sent) => {
+      const client = registry.findClient(sent.id);
+      return client === undefined ? [] : [{ ...sent, client, secrets: client.ClientSecrets }];
+    });
+    if (caller === undefined || !grantTypesOf(caller.client).includes(grantType)) return undefined;
+    const { client } = caller;
+    const sent = fields.get('scope') ?? '';
     const wanted = [...new Set(sent.split(' '))].filter((scope) => scope !== '');
     const resolution = resolveClientScopes(registry, client, wanted);
     if (resolution.kind === 'refused' || wanted.join(' ') !== sent) return undefined;
@@ -122,23 +121,6 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
     if (accountId === false) return undefined;
     const { scopes, target } = resolution;
     return { accountId, client, scopes, target };
-  }
-
-  /** The client that has proved who it is, in the one way that it has tried. */
-  async function authenticate(ctx: Context, form: URLSearchParams): Promise<Client | undefined> {
-    const [id, secret] = [form.get('client_id'), form.get('client_secret')];
-    const state = ctx.state as CallerState;
-    if (ctx.get('authorization') !== '') {
-      const { verifiedClientId = '' } = state;
-      const isOne = secret === null && (id === null || id === verifiedClientId);
-      return isOne ? registry.findClient(verifiedClientId) : undefined;
-    }
-    if (!id || !secret) return undefined;
-    const client = registry.findClient(id);
-    const reading = { id, secret, secrets: client?.ClientSecrets ?? [] };
-    if ((await findRightSecret(ctx, needs, [reading])) === undefined) return undefined;
-    state.verifiedClientId = id;
-    return client;
   }
 
   return {
@@ -161,20 +143,14 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
       ctx.body = await issue({ accountId, client, scopes: [...oidc.requestParamScopes], target });
     },
 
-    async serve(ctx, next) {
-      const form = await readAhead(ctx);
-      const order = form && (await understand(ctx, form.fields));
-      if (order === undefined) {
-        form?.giveBack();
-        return next();
-      }
+    async grantPlainly(form) {
+      const order = await understand(form);
+      if (order === undefined) return undefined;
+      const answer = await issue(order);
       const { accountId, client } = order;
-      const { ClientId: clientId } = client;
-      setCorsClient(ctx, client);
-      ctx.body = await issue(order);
-      ctx.set('Cache-Control', 'no-store');
-      const { requestId } = ctx.state as RequestState;
-      recordToken(needs, { requestId, clientId, accountId, grantType });
+      const { requestId } = form;
+      recordToken(needs, { requestId, clientId: client.ClientId, accountId, grantType });
+      return answer;
     },
   };
 }

@@ -4,7 +4,6 @@
  */
 
 import { createHmac, createSecretKey } from 'node:crypto';
-import type { Middleware } from 'koa';
 import {
   type AdapterFactory,
   type Configuration as EngineConfiguration,
@@ -22,6 +21,7 @@ import type { ServerContext } from '../context.ts';
 import type { Outgoing } from '../federation/outgoing.ts';
 import { engineCookies } from '../http/interaction-cookies.ts';
 import { toUiLocales, withUiLocales } from '../http/language.ts';
+import type { AnswerPlainly } from '../http/plain.ts';
 import { basePathOf } from '../registry/client-metadata.ts';
 import {
   allowsLocalLogin,
@@ -56,8 +56,8 @@ import { keepUpstreamSessions, upstreamOf } from './upstream-session.ts';
 
 export interface OidcProvider {
   readonly engine: Provider;
-  /** Goes before the engine at the token endpoint: {@link createClientCredentials}. */
-  readonly serveClientCredentials: Middleware;
+  /** The grant of clients for themselves, for plain forms at the token endpoint. */
+  readonly grantPlainly: AnswerPlainly;
   /**
    * Builds the engine's clients of a configuration without using them yet, and returns the function that puts
    * them in force.
@@ -159,7 +159,7 @@ export function createProvider(
 
   return {
     engine,
-    serveClientCredentials: clientCredentials.serve,
+    grantPlainly: clientCredentials.grantPlainly,
 
     buildClients(configuration) {
       const built = buildEngineClients(engine, configuration);

@@ -10,6 +10,7 @@ import { digestOf } from '../config/published-secrets.ts';
 import type { ServerContext } from '../context.ts';
 import { setCorsClient } from '../http/cors.ts';
 import { readForm } from '../http/form.ts';
+import type { AnswerPlainly } from '../http/plain.ts';
 import { isPublic } from '../registry/client-metadata.ts';
 import type { StoredToken } from '../store/tokens.ts';
 import {
@@ -21,6 +22,7 @@ import {
 import {
   blockFields,
   type Credentials,
+  findPlainCaller,
   findRightSecret,
   parseBasic,
   type SecretReading,
@@ -46,6 +48,8 @@ interface LiveToken {
 
 export interface TokenStatusHandlers {
   introspect(ctx: Context): Promise<void>;
+  /** The same for a plain form. */
+  readonly introspectPlainly: AnswerPlainly;
   revoke(ctx: Context): Promise<void>;
   /** IdentityServer3's `connect/accessTokenValidation`: the claims of a good access token, or 400. No caller. */
   validateAccessToken(ctx: Context): Promise<void>;
@@ -53,7 +57,7 @@ export interface TokenStatusHandlers {
   validateIdentityToken(ctx: Context): Promise<void>;
 }
 
-/** Makes the handlers of the two endpoints. */
+/** Makes the handlers. */
 export function createTokenStatus(
   needs: Needs,
   {
@@ -69,15 +73,8 @@ export function createTokenStatus(
       // RFC 7662 section 2.1: who asks must have proved who it is.
       if (caller.kind === 'client' && isPublic(caller.client))
         throw refuse(ctx, { id: caller.client.ClientId });
-      const value = requireToken(form);
-      const live = await findLive(value);
-      const answer = live === undefined ? { active: false } : describe(live, caller);
-      // A good one is what all of them are, a thousand times a second.
-      const level = answer.active ? 'debug' : 'info';
-      log[level]({ ...callerFields(caller), active: answer.active }, 'token introspected');
-      // Most ask for JSON, or for nothing: to weigh what they accept takes longer than to describe a token.
-      const mayBeSigned = ctx.get('accept').includes(signedAnswer);
-      if (!mayBeSigned || ctx.accepts('json', signedAnswer) !== signedAnswer) {
+      const answer = await inspect(requireToken(form), caller);
+      if (ctx.accepts('json', signedAnswer) !== signedAnswer) {
         ctx.body = answer;
         return;
       }
@@ -86,6 +83,12 @@ export function createTokenStatus(
       const claims = { iss, aud: nameOf(caller), iat: now(), token_introspection: answer };
       ctx.type = signedAnswer;
       ctx.body = await keys.signJwt(claims, { typ: 'token-introspection+jwt' });
+    },
+
+    async introspectPlainly(form) {
+      const token = form.fields.get('token');
+      const right = await findPlainCaller(needs, form, toReadings);
+      return token && right?.caller !== undefined ? inspect(token, right.caller) : undefined;
     },
 
     async revoke(ctx) {
@@ -197,6 +200,16 @@ export function createTokenStatus(
     }
     ctx.set('WWW-Authenticate', `Basic realm="${PublicUrl}"`);
     return error;
+  }
+
+  /** What a caller is told of a token. */
+  async function inspect(value: string, caller: Caller) {
+    const live = await findLive(value);
+    const answer = live === undefined ? { active: false } : describe(live, caller);
+    // A good one is what all of them are, a thousand times a second.
+    const level = answer.active ? 'debug' : 'info';
+    log[level]({ ...callerFields(caller), active: answer.active }, 'token introspected');
+    return answer;
   }
 
   async function findLive(value: string): Promise<LiveToken | undefined> {

@@ -10,6 +10,7 @@ import fc from 'fast-check';
 import Koa, { type Middleware } from 'koa';
 import { loadConfiguration } from '../../src/config/load.ts';
 import { ConfigurationError, ServerError } from '../../src/errors.ts';
+import { parseHostPatterns } from '../../src/federation/destinations.ts';
 import { loadProvider } from '../../src/federation/openid-metadata.ts';
 import { createOutgoing } from '../../src/federation/outgoing.ts';
 import { parseFederationMetadata } from '../../src/federation/ws-metadata.ts';
@@ -102,7 +103,7 @@ test('a form gives each field as it was sent, and one that is sent twice, or too
 
 test('where a request came from is the last address that no trusted proxy has, whoever wrote what before it', async (t) => {
   const trusted = ['127.0.0.0/8', '10.0.0.0/8', '::1', 'fd00::/8'];
-  const url = await serveKoa(t, findClientAddress(trusted), (ctx) => {
+  const url = await serveKoa(t, findClientAddress(parseHostPatterns(trusted)), (ctx) => {
     ctx.body = (ctx.state as RequestState).clientAddress;
   });
   const list = new BlockList();
