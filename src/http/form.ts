@@ -46,7 +46,7 @@ const readBefore = new WeakMap<IncomingMessage, Buffer>();
 
 /**
  * The fields of a body that is a plain form, no more than is usual, each once; undefined for any other. Whoever comes
- * next reads the body as if nobody had, the engine too.
+ * next finds it read: {@link giveBack}.
  *
  * @throws {ServerError} ERR_REQUEST_TOO_LARGE
  */
@@ -54,13 +54,19 @@ export async function readPlainForm(req: IncomingMessage): Promise<URLSearchPara
   if (!plainForm.test(req.headers['content-type'] ?? '')) return undefined;
   const body = await readBytes(req, usualLimitBytes);
   readBefore.set(req, body);
+  const fields = new URLSearchParams(body.toString('utf8'));
+  return new Set(fields.keys()).size === fields.size ? fields : undefined;
+}
+
+/** Has the engine read a body of {@link readPlainForm} as if nobody had; what reads here knows it. */
+export function giveBack(req: IncomingMessage): void {
+  const body = readBefore.get(req);
+  if (body === undefined) return;
   const again = Readable.from([body]);
   Object.defineProperties(req, {
     readable: { get: () => again.readable },
     iterator: { value: again.iterator.bind(again) },
   });
-  const fields = new URLSearchParams(body.toString('utf8'));
-  return new Set(fields.keys()).size === fields.size ? fields : undefined;
 }
 
 /**

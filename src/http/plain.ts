@@ -9,7 +9,7 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { Middleware } from 'koa';
 import type { Audit } from '../audit.ts';
-import { readPlainForm } from './form.ts';
+import { giveBack, readPlainForm } from './form.ts';
 import {
   everyAnswer,
   type NoteAnswer,
@@ -86,6 +86,7 @@ export function servePlainly(
     } catch (err) {
       failures.set(request, err);
     }
+    giveBack(request);
     serve(request, response);
   }
 
