@@ -9,6 +9,7 @@ import { createLogger } from '../../src/log.ts';
 import { openDatabase } from '../../src/store/database.ts';
 import { migrationNames } from '../../src/store/migrate.ts';
 import { createTokens, hashValue } from '../../src/store/tokens.ts';
+import { basic, post } from '../support/sign-in.ts';
 import { install } from './postern.ts';
 
 const password = 'Another-word-2';
@@ -342,4 +343,34 @@ test('account unlock forgets what has been counted for a name, however it is wri
   assert.equal((await db.knex('OidcGuess').select()).length, 3);
   assert.match((await run(['account', 'unlock', 'alice'])).stdout, /no wrong password has been counted/);
   assert.equal((await run(['account', 'unlock', 'nobody'])).code, 1);
+});
+
+test('account unlock ends a wait at a server whose keys are managed, too', async (t) => {
+  const { folder, issuer, run, spawn } = await install(t, {
+    server: {
+      ManagedKeys: {},
+      DataProtectionKey: { plain: 'a secret of more than 32 characters, for tests' },
+    },
+  });
+  await spawn(['start']).waitFor(/Try next\n/);
+  const sign = (secret: string) =>
+    post(
+      `${issuer}/connect/token`,
+      { grant_type: 'password', username: 'alice', password: secret, scope: 'openid' },
+      basic('desk', 'desk-secret'),
+    );
+  const file = join(folder, 'data', 'postern.sqlite');
+  const log = createLogger({ level: 'silent', format: 'json' });
+  await using db = await openDatabase({ client: 'sqlite', file, log, now });
+  for (let guess = 0; guess < 5; guess += 1) assert.equal((await sign(`wrong-${guess}`)).status, 400);
+  // Its own delay would be over in a second; the server asks the database again after two.
+  await db.knex('OidcGuess').update({ openAt: now() + 600, delaySeconds: 600 });
+  assert.ok((await sign('Pass-word-1')).headers.has('retry-after'));
+  assert.equal((await run(['account', 'unlock', 'alice'])).stdout, 'unlocked alice\n');
+  let answer = await sign('Pass-word-1');
+  for (let attempt = 0; attempt < 50 && answer.status !== 200; attempt += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    answer = await sign('Pass-word-1');
+  }
+  assert.equal(answer.status, 200);
 });

@@ -469,6 +469,34 @@ test('a password that must be changed is changed in the directory, by the presen
   assert.equal((await grant(server, 'dora', 'New-pass-word-2')).status, 200);
 });
 
+test('whoever guesses the present password on the page that changes it has to wait, right or wrong', async (t) => {
+  const now = Math.floor(Date.now() / 1000);
+  const { server, slapd, dn } = await start(t, { now: () => now });
+  await slapd.set(dn, { pwdReset: ['TRUE'] });
+  const { back, browser } = await signIn(server, 'dora');
+  const change = (currentPassword: string) =>
+    browser.submit(back, {
+      currentPassword,
+      newPassword: 'New-pass-word-2',
+      repeatPassword: 'New-pass-word-2',
+    });
+  const statuses = [];
+  for (let guess = 0; guess < 5; guess += 1) statuses.push((await change(`guess-${guess}`)).status);
+  assert.deepEqual(statuses, [400, 400, 400, 400, 400]);
+  const page = await change(password);
+  assert.deepEqual([page.status, page.headers.get('retry-after')], [429, '1']);
+  assert.match(page.body, /too many attempts with a wrong password/);
+  assert.match(page.body, /name="currentPassword"/);
+  await server.context.guessing.forget('account', 'dora');
+  let changed = await change(password);
+  // What a node remembers of a wait it asks for again after two seconds.
+  for (let attempt = 0; attempt < 50 && changed.status === 429; attempt += 1) {
+    await sleep(100);
+    changed = await change(password);
+  }
+  assert.ok(isSignedIn(changed));
+});
+
 test('the WsFed application has the directory’s password changed, too', async (t) => {
   const { server, slapd, dn } = await start(t, {
     relyingParties: { Portal: { Realm: 'urn:portal', ReplyUrls: ['https://portal.example.com/'] } },
