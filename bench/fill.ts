@@ -17,6 +17,8 @@ export async function fillRows(
   const facts = `case when i % 3 = 0 then 'RefreshToken' when i % 3 = 1 then 'AccessToken' else 'Grant' end, '${payload}'`;
   if (database === 'sqlite') {
     const db = new DatabaseSync(join(folder, 'data/postern.sqlite'));
+    // The keys are hashes: with less of the tree in memory nearly each row would write several pages anew.
+    db.exec('pragma cache_size = -6000000');
     db.exec(`with recursive n(i) as (select 1 union all select i + 1 from n where i < ${rows})
       insert into OidcToken (${columns}) select substr(hex(randomblob(22)), 1, 43), ${facts},
         case when i % 3 < 2 then substr(hex(i / 3 * 2654435761 % 4294967296) || hex(i / 3 * 40503) || '${'0'.repeat(43)}', 1, 43) end,
