@@ -49,7 +49,7 @@ export function createAccessTokenVerifier({
   registry,
 }: Pick<ServerContext, 'keys' | 'registry'>): AccessTokenVerifier {
   return async function verifyAccessToken(jwt) {
-    // jose reads a signature in several spellings; revocation knows a token by the one that was issued.
+    // jose reads a signature in several spellings; ours has one.
     const [, , signature = ''] = jwt.split('.');
     if (
       !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(jwt) ||

@@ -76,6 +76,14 @@ export function hashValue(value: string): string {
   return hash('sha256', value, 'base64url');
 }
 
+/**
+ * What tells a JWT from every other: what is signed of it. Of an ECDSA signature anybody can make another one that is
+ * as good.
+ */
+function signedPartOf(jwt: string): string {
+  return jwt.slice(0, jwt.lastIndexOf('.'));
+}
+
 /** Hides a part of a row from whoever reads the database: only who brings the row's bearer value can read it. */
 export function sealUnder(value: string, text: string): string {
   const iv = randomBytes(12);
@@ -283,7 +291,11 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       jwt: string,
       grantId: string,
     ): Promise<{ isRevoked: boolean; grantIsThere: boolean }> {
-      const { rows } = await findEither({ id: hashValue(jwt), grantId: hashValue(grantId), now: now() });
+      const { rows } = await findEither({
+        id: hashValue(signedPartOf(jwt)),
+        grantId: hashValue(grantId),
+        now: now(),
+      });
       return {
         isRevoked: rows.some((row) => row.model === 'RevokedToken'),
         grantIsThere: rows.some((row) => row.model === 'Grant'),
@@ -415,7 +427,8 @@ export function createTokens({ db, now }: { db: Pick<Database, 'prepare'>; now: 
       jwt: string,
       { clientId, expiresAt }: { clientId: string; expiresAt: number },
     ): Promise<void> {
-      await this.insert({ ...bareRow, id: hashValue(jwt), model: 'RevokedToken', clientId, expiresAt });
+      const id = hashValue(signedPartOf(jwt));
+      await this.insert({ ...bareRow, id, model: 'RevokedToken', clientId, expiresAt });
     },
 
     /** The scopes that an account allowed a client to have and asked us to remember; empty where none. */

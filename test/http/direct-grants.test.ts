@@ -313,5 +313,11 @@ test('a call by a resource indicator gets no further than by its scopes', async 
     );
     assert.equal(status, 400, resource);
     assert.match(String(body.error), /invalid_(scope|target)/);
+    const inAddress = await post(
+      `${issuer}/connect/token?resource=${encodeURIComponent(resource)}`,
+      { grant_type: 'client_credentials' },
+      basic('batch', 'batch-secret'),
+    );
+    assert.deepEqual([inAddress.status, inAddress.body.error], [400, 'invalid_target'], resource);
   }
 });

@@ -242,6 +242,50 @@ test('RFC 9700 section 2.3: a token is good for its own use, and nothing else is
   assert.deepEqual(taken.sort(), [...allowed].sort());
 });
 
+for (const [algorithm, namedCurve, order] of [
+  ['ES256', 'P-256', 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n],
+  [
+    'ES384',
+    'P-384',
+    0xffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973n,
+  ],
+] as const) {
+  test(`a revoked token by ${algorithm} is dead with the other signature, too, that anybody can make of its own`, async (t) => {
+    const { privateKey } = generateKeyPairSync('ec', { namedCurve });
+    const server = await startTestServer(t, {
+      server: { FurtherSigningKeys: [{ Algorithm: algorithm, KeyFile: 'further.pem' }] },
+      resources: { intelligence_web_api: { SigningAlgorithm: algorithm } },
+      files: { 'further.pem': privateKey.export({ type: 'pkcs8', format: 'pem' }) as string },
+    });
+    const { issuer } = server;
+    const { body } = await signInAndRedeem({ issuer, ...mvc, scope });
+    const ofClient = await post(
+      `${issuer}/connect/token`,
+      { grant_type: 'client_credentials' },
+      basic('batch', 'batch-secret'),
+    );
+    const endpoints = endpointsOf(server, createBrowser());
+    for (const [token, credentials] of [
+      [body.access_token, basic('mvc', mvc.secret)],
+      [ofClient.body.access_token, basic('batch', 'batch-secret')],
+    ] as const) {
+      // Of an ECDSA signature (r, s) the pair (r, n - s) is one as well.
+      const [head = '', payload = '', signature = ''] = token.split('.');
+      const hex = Buffer.from(signature, 'base64url').toString('hex');
+      const [r, s] = [hex.slice(0, hex.length / 2), hex.slice(hex.length / 2)];
+      const other = (order - BigInt(`0x${s}`)).toString(16).padStart(s.length, '0');
+      const twin = `${head}.${payload}.${Buffer.from(r + other, 'hex').toString('base64url')}`;
+      assert.notEqual(twin, token);
+      assert.equal(await endpoints.introspection(twin), true, 'nobody can tell them apart');
+      await post(`${issuer}/connect/revocation`, { token }, credentials);
+      for (const one of [token, twin]) {
+        assert.equal(await endpoints.introspection(one), false);
+        assert.equal(await endpoints.userinfo(one), false);
+      }
+    }
+  });
+}
+
 test('CVE row 13: fifty refreshes of one token at once make one family, with a grace and without', async (t) => {
   for (const grace of [30, 0]) {
     const server = await startTestServer(t, { clients: { mvc: { RefreshTokenGraceSeconds: grace } } });
