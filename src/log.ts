@@ -110,9 +110,18 @@ function textStream(destination: DestinationStream): DestinationStream {
 
 /** JSON in which nothing is left that a terminal obeys, or that turns the order of what stands beside it. */
 function toPrintable(value: unknown, indent?: number): string {
-  const text = JSON.stringify(value, null, indent) ?? '';
-  return text.replace(
-    /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
+  return (JSON.stringify(value, null, indent) ?? '').replace(obeyed, toEscape);
+}
+
+/** A text as one line in which nothing is left that a terminal obeys. */
+export function toPrintableLine(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for.
+  return text.replace(/[\u0000-\u001f]/g, toEscape).replace(obeyed, toEscape);
+}
+
+/** Beside the control characters that JSON escapes. */
+const obeyed = /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
+
+function toEscape(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }

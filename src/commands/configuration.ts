@@ -8,7 +8,7 @@ import { isDatabaseUnavailable, ServerError } from '../errors.ts';
 import { createIdentityProviders } from '../federation/identity-providers.ts';
 import { createOpenIdConnect } from '../federation/openid-connect.ts';
 import { createOutgoing } from '../federation/outgoing.ts';
-import { createLogger } from '../log.ts';
+import { createLogger, toPrintableLine } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
 import { openDatabase, toDatabaseTarget, toKnexConfig } from '../store/database.ts';
 import { CommandError, describeIssue, exitCodes } from './exit.ts';
@@ -47,7 +47,7 @@ export async function checkConfiguration(
   const providers = await inspectIdentityProviders(configuration);
   for (const { name, problem, remark, warnings = [] } of [...databases, ...hosts, ...providers]) {
     const remarks = warnings.map((warning) => `, but ${warning}`).join('');
-    io.stdout.write(`${name}: ${problem ?? `${remark}${remarks}`}\n`);
+    io.stdout.write(`${toPrintableLine(`${name}: ${problem ?? `${remark}${remarks}`}`)}\n`);
   }
   const count = (inspections: readonly Inspection[]) =>
     inspections.filter(({ problem }) => problem !== undefined).length;

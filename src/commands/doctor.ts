@@ -10,7 +10,7 @@ import { createKeyStore } from '../keys/key-store.ts';
 import { certificatesOf, loadKeySet, toSigningKeys } from '../keys/keys.ts';
 import { loadSamlSigningKey } from '../keys/saml-signer.ts';
 import { warningDays } from '../keys/watch-certificates.ts';
-import { createLogger } from '../log.ts';
+import { createLogger, toPrintableLine } from '../log.ts';
 import { checkEngineClients } from '../provider/engine-clients.ts';
 import { toFurtherKeys, toKeySource, toManagedAlgorithms, toRhythm, toSamlKeySource } from '../server.ts';
 import { type Database, openDatabase, toDatabaseTarget } from '../store/database.ts';
@@ -56,7 +56,7 @@ export async function examine(directory: string, io: CommandIo): Promise<void> {
   ];
   const sorted = weights.flatMap((weight) => findings.filter((finding) => finding.weight === weight));
   for (const { remedy, weight, what } of sorted)
-    io.stdout.write(`${weight.padEnd(6)}  ${what}\n        ${remedy}\n`);
+    io.stdout.write(`${weight.padEnd(6)}  ${toPrintableLine(what)}\n        ${toPrintableLine(remedy)}\n`);
   const broken = findings.filter(({ weight }) => weight === 'broken').length;
   if (sorted.length === 0) io.stdout.write('nothing is wrong\n');
   if (broken > 0) {

@@ -1,5 +1,6 @@
 /** How a command ends: exit codes after sysexits.h, and what standard error says of a failure. */
 import { ConfigurationError, type ConfigurationIssue, type ErrorCode, ServerError } from '../errors.ts';
+import { toPrintableLine } from '../log.ts';
 
 /** The exit codes that a command may end with. */
 export const exitCodes = {
@@ -41,13 +42,20 @@ const exitCodeOf: Partial<Record<ErrorCode, number>> = {
   ERR_INTERNAL: exitCodes.internal,
 };
 
-/** What went wrong, as lines for standard error and the exit code. With `showStack` the stack follows. */
+/**
+ * What went wrong, as lines for standard error and the exit code. With `showStack` the stack follows. Names of files,
+ * and what others answer, may be in it.
+ */
 export function describeFailure(
   err: unknown,
   { showStack }: { showStack: boolean },
 ): { text: string; exitCode: number } {
-  const stack = showStack && err instanceof Error ? `\n${err.stack}` : '';
-  const hintOf = ({ hint }: { hint: string | undefined }) => (hint === undefined ? '' : `\n  ${hint}`);
+  const stack =
+    showStack && err instanceof Error
+      ? `\n${(err.stack ?? '').split('\n').map(toPrintableLine).join('\n')}`
+      : '';
+  const hintOf = ({ hint }: { hint: string | undefined }) =>
+    hint === undefined ? '' : `\n  ${toPrintableLine(hint)}`;
   if (err instanceof ConfigurationError) {
     const issues = err.issues.map((issue) => `\n${describeIssue(issue)}`).join('');
     return {
@@ -56,13 +64,14 @@ export function describeFailure(
     };
   }
   if (err instanceof ServerError) {
-    const text = `postern: ${err.message} (${err.code})${hintOf(err)}${stack}`;
+    const text = `postern: ${toPrintableLine(err.message)} (${err.code})${hintOf(err)}${stack}`;
     return { text, exitCode: exitCodeOf[err.code] ?? exitCodes.failure };
   }
   if (err instanceof CommandError) {
-    return { text: `postern: ${err.message}${hintOf(err)}${stack}`, exitCode: err.exitCode };
+    const text = `postern: ${toPrintableLine(err.message)}${hintOf(err)}${stack}`;
+    return { text, exitCode: err.exitCode };
   }
-  const message = err instanceof Error ? err.message : String(err);
+  const message = toPrintableLine(err instanceof Error ? err.message : String(err));
   const advice = showStack
     ? ''
     : '\n  this should not happen; with Log.Level "debug" in server.json it says where';
@@ -72,5 +81,6 @@ export function describeFailure(
 /** One issue of the configuration, such as `  config/clients/mvc.json  Flow: is required`, its hint beneath. */
 export function describeIssue({ file, path, message, hint }: ConfigurationIssue): string {
   const place = path === '' ? file : `${file}  ${path}`;
-  return `  ${place}: ${message}${hint === undefined ? '' : `\n    ${hint}`}`;
+  const line = toPrintableLine(`${place}: ${message}`);
+  return `  ${line}${hint === undefined ? '' : `\n    ${toPrintableLine(hint)}`}`;
 }

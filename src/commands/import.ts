@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import type { NewAccount } from '../accounts/accounts.ts';
+import { toPrintableLine } from '../log.ts';
 import { CommandError, exitCodes } from './exit.ts';
 import type { CommandIo } from './io.ts';
 import { openMigratedStore } from './store.ts';
@@ -64,7 +65,7 @@ export async function importAccounts(
   if (problems.length > 0) {
     const sorted = problems.toSorted((a, b) => a.line - b.line);
     for (const { line, message } of sorted.slice(0, shownProblems))
-      io.stderr.write(`${file}:${line}: ${message}\n`);
+      io.stderr.write(`${toPrintableLine(`${file}:${line}: ${message}`)}\n`);
     const rest = problems.length - shownProblems;
     if (rest > 0) io.stderr.write(`and ${rest} more\n`);
     throw new CommandError(exitCodes.failure, 'nothing was imported', {

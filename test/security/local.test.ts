@@ -47,3 +47,23 @@ test('what is put in the place of a config file, and is none, holds nobody up', 
     await changeAndHear(() => writeFileSync(file, `${content}// ${index}\n`), /configuration reloaded/);
   }
 });
+
+test('what others have written is text where a command prints it: nothing a terminal obeys, no line of its own', async (t) => {
+  const place = await install(t);
+  assert.equal((await place.run(['migrate'])).code, 0);
+  // Line breaks are allowed in a name that is shown, and so is what turns the order of letters.
+  const displayName = 'Eve\r\nadmin  The administrator\u202ekcab';
+  await place.write('people.jsonl', `${JSON.stringify({ name: 'eve', displayName })}\n`);
+  assert.equal((await place.run(['account', 'import', 'people.jsonl'])).code, 0);
+  const { stdout } = await place.run(['account', 'list']);
+  assert.match(stdout, /^eve +Eve\\u000d\\u000aadmin {2}The administrator\\u202ekcab/m);
+  assert.doesNotMatch(stdout, /^admin/m);
+
+  await place.write('config/clients/\u001b[2J\u009b31m.json', '{ "\\u001b]0;x\\u0007": 1 }');
+  const { code, stderr } = await place.run(['check-config']);
+  assert.equal(code, 78);
+  assert.match(stderr, /config\/clients\/\\u001b\[2J\\u009b31m\.json/);
+  for (const text of [stdout, stderr]) {
+    assert.deepEqual(text.match(/[^\P{Cc}\n]|\p{Bidi_Control}/gu), null);
+  }
+});
