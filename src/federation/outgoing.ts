@@ -256,7 +256,8 @@ function createAgents({
   trustedCertificates: readonly string[];
 }): Agents {
   const guardedLookup = createGuardedLookup(allowed);
-  const tls = { secureContext: trustedContext(trustedCertificates), allowH2: false };
+  // No session is brought back: what a server left in it would go to whatever address its name has by then.
+  const tls = { secureContext: trustedContext(trustedCertificates), allowH2: false, maxCachedSessions: 0 };
   return {
     free: new Agent({ connect: tls }),
     guarded: new Agent({ connect: { ...tls, lookup: guardedLookup } }),

@@ -3,7 +3,7 @@ import dns from 'node:dns';
 import type { RequestListener } from 'node:http';
 import { syncBuiltinESMExports } from 'node:module';
 import { type TestContext, test } from 'node:test';
-import tls from 'node:tls';
+import tls, { type TLSSocket } from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { ServerError } from '../../src/errors.ts';
 import {
@@ -354,6 +354,19 @@ test("a certificate is accepted whose issuer is in the operating system's store,
     syncBuiltinESMExports();
   });
   assert.equal((await start(t).fetch(url, trustLoopback)).status, 200);
+});
+
+test('nothing of a connection is brought to the next: under its name there may be another address by then', async (t) => {
+  const reused: boolean[] = [];
+  const port = await serveTls(t, 'localhost', (request, response) => {
+    reused.push((request.socket as TLSSocket).isSessionReused());
+    response.writeHead(200, { connection: 'close' }).end('{}');
+  });
+  const outgoing = start(t, { trustedCertificates: [certificate('root')] });
+  for (let call = 0; call < 3; call += 1) {
+    await outgoing.getJson(`https://localhost:${port}/${call}`, { trustedHosts: ['localhost'] });
+  }
+  assert.deepEqual(reused, [false, false, false]);
 });
 
 test('a certificate of an unknown issuer is refused, and the hint names the issuer, to whom nothing was sent', async (t) => {
