@@ -60,6 +60,11 @@ function modelAdapter(model: string, { tokens, now, refreshGraceSeconds }: Token
       if (await tokens.consume(model, id)) return;
       const found = await tokens.find(model, id);
       if (found !== undefined && isInGrace(found)) return;
+      // As where it was used a moment ago, which the engine sees by itself (RFC 6749 section 4.1.2).
+      if (found !== undefined && model === 'AuthorizationCode') {
+        const { grantId } = JSON.parse(found.payload) as { grantId?: string };
+        if (grantId !== undefined) await tokens.revokeGrant(grantId);
+      }
       throw new errors.InvalidGrant('consumed by another request at the same time');
     },
 
