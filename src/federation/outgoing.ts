@@ -45,7 +45,7 @@ export interface OutgoingRequest {
   timeoutMs?: number;
   /** Of the body, decompressed. Default 1 MiB. */
   maxBytes?: number;
-  /** Hosts (without port) that may be called at private addresses too. */
+  /** Hosts (without port; IPv6 with or without brackets) that may be called at private addresses too. */
   trustedHosts?: readonly string[];
 }
 
@@ -109,9 +109,13 @@ export function createOutgoing({
     if (url.protocol !== 'https:' && url.protocol !== 'http:') {
       throw new DestinationRefusedError(`${url.protocol}//… is neither https nor http`);
     }
+    if (url.username !== '' || url.password !== '') {
+      throw new DestinationRefusedError('its address holds a name or a password, and they are not sent');
+    }
     agents ??= createAgents({ allowed, proxyUrl, trustedCertificates });
     const hostname = hostOf(url);
-    const isFree = trustedHosts.includes(hostname) || allowed.hasName(hostname);
+    const isTrusted = trustedHosts.some((host) => host === hostname || host === url.hostname);
+    const isFree = isTrusted || allowed.hasName(hostname);
     if (!isFree) checkLiteralAddress(hostname, allowed);
     const isDirect =
       proxyUrl === undefined ||

@@ -4,6 +4,7 @@ import type { RequestListener } from 'node:http';
 import { syncBuiltinESMExports } from 'node:module';
 import { type TestContext, test } from 'node:test';
 import tls, { type TLSSocket } from 'node:tls';
+import { inspect } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { ServerError } from '../../src/errors.ts';
 import {
@@ -261,6 +262,31 @@ test('only http and https are called', async (t) => {
     await assertUnavailable(start(t).fetch(url), /neither https nor http/);
   }
   await assertUnavailable(start(t).fetch('not a URL'), /no URL/);
+});
+
+test('a name and a password in an address are not sent, and are not in the hint', async (t) => {
+  const port = await serve(t, (_request, response) => {
+    response.writeHead(302, { location: `http://alice:hidden@localhost:${port}/` }).end();
+  });
+  for (const url of [`http://alice:hidden@localhost:${port}/`, `http://localhost:${port}/`]) {
+    await assert.rejects(start(t).getText(url, trustLoopback), (err: ServerError) => {
+      assert.match(err.hint ?? '', /holds a name or a password/);
+      assert.doesNotMatch(inspect(err, { depth: 9 }), /hidden/);
+      return true;
+    });
+  }
+});
+
+test('a host that is an address of IPv6 is trusted, with its brackets and without', async (t) => {
+  const url = `http://[::1]:${await findFreePort()}/`;
+  await assertUnavailable(start(t).getJson(url), /is a private or special address/);
+  for (const host of ['::1', '[::1]']) {
+    await assert.rejects(start(t).getJson(url, { trustedHosts: [host] }), (err: ServerError) => {
+      // Nothing listens there.
+      assert.doesNotMatch(err.hint ?? '', /is a private or special address/);
+      return true;
+    });
+  }
 });
 
 test('an answer that is too large is not read to its end, whatever its length header or compression says', async (t) => {
