@@ -5,6 +5,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   closeSync,
+  constants,
   fchownSync,
   fstatSync,
   mkdirSync,
@@ -182,10 +183,32 @@ function openDailyFile({
     descriptor = undefined;
   }
 
+  /**
+   * Opens a file to append to, and never what a link leads to: where a command of the superuser writes, that would be
+   * any file of the system.
+   *
+   * @throws {Error} where there is something else
+   */
+  function open(path: string): number {
+    const { O_APPEND, O_CREAT, O_NOFOLLOW = 0, O_NONBLOCK = 0, O_WRONLY } = constants;
+    const file = openSync(path, O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_WRONLY, 0o600);
+    try {
+      if (!fstatSync(file).isFile()) throw new Error(`${path} is no file`);
+      giveToOwner(file, path);
+      return file;
+    } catch (err) {
+      closeSync(file);
+      throw err;
+    }
+  }
+
   /** Where a command of the superuser is the first to write on a day, the server must be able to go on. */
-  function giveToOwner(file: number): void {
+  function giveToOwner(file: number, path: string): void {
     const { gid, uid } = statSync(folder);
-    if (fstatSync(file).uid === 0 && uid !== 0) fchownSync(file, uid, gid);
+    const found = fstatSync(file);
+    if (found.uid !== 0 || uid === 0) return;
+    if (found.nlink > 1) throw new Error(`${path} has another name, too`);
+    fchownSync(file, uid, gid);
   }
 
   function removeOld(): void {
@@ -209,8 +232,7 @@ function openDailyFile({
       if (descriptor === undefined || isNewDay) {
         close();
         mkdirSync(folder, { recursive: true, mode: 0o700 });
-        descriptor = openSync(join(folder, `audit-${today}.ndjson`), 'a', 0o600);
-        giveToOwner(descriptor);
+        descriptor = open(join(folder, `audit-${today}.ndjson`));
         day = today;
       }
       writeSync(descriptor, `${line}\n`);

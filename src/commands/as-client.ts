@@ -229,9 +229,10 @@ async function waitForCode({ redirectUri, issuer, state, timeoutSeconds, io, onL
   promise.catch(() => {});
   const listeners: Server[] = [];
   const answer = (request: IncomingMessage, response: ServerResponse) => {
-    const url = new URL(request.url ?? '/', redirectUri);
-    const { searchParams: parameters } = url;
-    const isOurs = url.pathname === redirectUri.pathname && parameters.get('state') === state;
+    // Whoever comes need not be the browser, and what they ask for no address.
+    const url = URL.parse(request.url ?? '/', redirectUri.href);
+    const parameters = url?.searchParams ?? new URLSearchParams();
+    const isOurs = url?.pathname === redirectUri.pathname && parameters.get('state') === state;
     // RFC 9207: an answer of another server is none.
     const isOfIssuer = (parameters.get('iss') ?? issuer) === issuer;
     if (request.method !== 'GET' || !isOurs || !isOfIssuer) {

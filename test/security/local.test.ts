@@ -1,11 +1,24 @@
 /** What lies on the machine itself, and what commands print of it: in no hands of ours, or not any more. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { get } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { install } from '../commands/postern.ts';
+import { createBrowser } from '../support/browser.ts';
 import { requireCommand } from '../support/requirements.ts';
+import { findFreePort } from '../support/start-server.ts';
 
 test('what is put in the place of a config file, and is none, holds nobody up', async (t) => {
   const mkfifo = requireCommand(t, 'mkfifo', 'coreutils');
@@ -66,4 +79,63 @@ test('what others have written is text where a command prints it: nothing a term
   for (const text of [stdout, stderr]) {
     assert.deepEqual(text.match(/[^\P{Cc}\n]|\p{Bidi_Control}/gu), null);
   }
+});
+
+test('who may write into the audit folder has the superuser write nowhere else, and gets no file of theirs', async (t) => {
+  const place = await install(t, { server: { Audit: { To: 'folder' } } });
+  assert.equal((await place.run(['migrate'])).code, 0);
+  const folder = join(place.folder, 'data/audit');
+  const victim = join(place.folder, 'of-the-superuser');
+  const isSuperuser = process.getuid?.() === 0;
+  const day = () => new Date().toISOString().slice(0, 10);
+  const plants: readonly ((path: string) => void)[] = [
+    (path) => symlinkSync(victim, path),
+    // The file of somebody else: for everybody else it is their own.
+    ...(isSuperuser ? [(path: string) => linkSync(victim, path)] : []),
+  ];
+  for (const [index, plant] of plants.entries()) {
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(victim, 'mine\n', { mode: 0o600 });
+    plant(join(folder, `audit-${day()}.ndjson`));
+    if (isSuperuser) chownSync(folder, 65_534, 65_534);
+    const { code } = await place.run(['account', 'add', `somebody${index}`, '--no-password']);
+    assert.equal(code, 0);
+    assert.equal(readFileSync(victim, 'utf8'), 'mine\n');
+    assert.equal(statSync(victim).uid, process.getuid?.());
+    rmSync(victim);
+  }
+});
+
+test('what else comes to the address that a command waits at does not end it', async (t) => {
+  const port = await findFreePort();
+  const callback = `http://localhost:${port}/callback`;
+  const place = await install(t, {
+    clients: {
+      tool: {
+        Flow: 'AuthorizationCodeWithProofKey',
+        ApplicationType: 'Native',
+        RedirectUris: [callback],
+        AllowedScopes: ['openid', 'offline_access'],
+        EnableLocalLogin: true,
+      },
+    },
+  });
+  await place.spawn(['start']).waitFor(/listening/);
+  const command = place.spawn(['login', 'tool', '--store', 'login.json'], { env: { BROWSER: 'true' } });
+  const shown = await command.waitFor(/connect\/authorize\S+/);
+  // Any page can have a browser ask for this.
+  for (const path of ['//', '//[', '/callback?state=%zz', '/callback']) {
+    const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
+    get({ host: '127.0.0.1', port, path }, (response) => resolve(response.resume().statusCode)).on(
+      'error',
+      reject,
+    );
+    assert.equal(await promise, 404, path);
+  }
+  const browser = createBrowser();
+  const form = await browser.open(/http\S+connect\/authorize\S+/.exec(shown)?.[0] ?? '');
+  const back = await browser.submit(form, { username: 'alice', password: 'Pass-word-1' });
+  assert.equal((await fetch(back.location ?? '')).status, 200);
+  assert.equal((await command.finish()).code, 0);
 });
