@@ -3,7 +3,7 @@
  * once; only a configuration without a single issue comes out, frozen.
  */
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
-import { accessSync, closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { platform as operatingSystem } from 'node:os';
 import { dirname, resolve } from 'node:path';
@@ -33,6 +33,7 @@ import {
 import { LanguageFile } from './language-file.ts';
 import { digestBehind, digestOf, refusedSecrets, type SecretDigest } from './published-secrets.ts';
 import { type Checked, check, type Finding, parseJson, suggest } from './read.ts';
+import { readRegularFile } from './regular-file.ts';
 import {
   ClientRegistration,
   type DemoAccount,
@@ -473,7 +474,7 @@ async function readOne<Schema extends z.ZodType>(
   const failed = { file, name, value: undefined, findings: [], broken: new Set<string>() };
   let bytes: Buffer;
   try {
-    bytes = readConfigFile(`${root}/${path}`);
+    bytes = readRegularFile(`${root}/${path}`);
   } catch (err) {
     if (isMissing(err) && !path.includes('/')) return undefined;
     issues.push({ file, path: '', message: `cannot be read (${describeFileError(err)})` });
@@ -536,31 +537,6 @@ async function readFolder<Schema extends z.ZodType>(
 /** Files that editors leave beside the real ones begin with a dot or end otherwise. */
 export function isConfigFile(fileName: string): boolean {
   return /^[^.].*\.json$/i.test(fileName);
-}
-
-/** Far above what any of them holds. */
-const maxConfigBytes = 16 * 1024 * 1024;
-
-/**
- * The bytes of a config file. Never waits: a pipe or a device in its place would have the server wait for ever, and
- * with it everybody.
- *
- * @throws {Error} where it cannot be read, is none, or is too large; the code says which
- */
-export function readConfigFile(path: string): Buffer {
-  const handle = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  try {
-    const found = fstatSync(handle);
-    if (found.isDirectory()) throw Object.assign(new Error('a folder'), { code: 'EISDIR' });
-    if (!found.isFile()) throw Object.assign(new Error('no file'), { code: 'it is no file' });
-    if (found.size > maxConfigBytes) {
-      const code = `it is larger than ${maxConfigBytes / 1024 / 1024} MiB`;
-      throw Object.assign(new Error('too large'), { code });
-    }
-    return readFileSync(handle);
-  } finally {
-    closeSync(handle);
-  }
 }
 
 interface Mode {

@@ -7,7 +7,8 @@ import { type FSWatcher, readdirSync, watch } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../log.ts';
-import { isConfigFile, readConfigFile } from './load.ts';
+import { isConfigFile } from './load.ts';
+import { readRegularFile } from './regular-file.ts';
 
 const folders = ['.', 'clients', 'languages', 'providers', 'relying-parties', 'resources'];
 /** Editors and scripts write in several steps; this long after the last one the files are taken as complete. */
@@ -150,7 +151,7 @@ function readContent(directory: string): string {
     for (const name of orElse(() => readdirSync(join(directory, folder)), [])
       .filter(isConfigFile)
       .sort()) {
-      const bytes = orElse(() => readConfigFile(join(directory, folder, name)), undefined);
+      const bytes = orElse(() => readRegularFile(join(directory, folder, name)), undefined);
       digest.update(`${folder}/${name}\0${bytes?.length}\0`).update(bytes ?? '');
     }
   }

@@ -1,10 +1,11 @@
 /** Listeners: opened on a configured address, with TLS or without, and closed without cutting anybody off. */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type ServerOptions } from 'node:http';
 import { createServer as createTlsServer, type ServerOptions as TlsServerOptions } from 'node:https';
 import { type AddressInfo, Server, type Socket } from 'node:net';
 import { setImmediate as letOthersRun, setTimeout as sleep } from 'node:timers/promises';
 import type { SecureContextOptions } from 'node:tls';
+import { readRegularFile } from '../config/regular-file.ts';
 import { ServerError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
@@ -268,8 +269,8 @@ function createTls(files: TlsFiles, options: TlsServerOptions, serve: RequestLis
 
 function readTlsFiles({ CertificateFile, KeyFile, Passphrase }: TlsFiles): SecureContextOptions {
   return {
-    cert: readFileSync(CertificateFile),
-    key: readFileSync(KeyFile),
+    cert: readRegularFile(CertificateFile),
+    key: readRegularFile(KeyFile),
     ...(Passphrase === undefined ? undefined : { passphrase: Passphrase }),
   };
 }

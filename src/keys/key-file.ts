@@ -4,6 +4,7 @@
  */
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { readRegularFile } from '../config/regular-file.ts';
 import { type SigningAlgorithm, usualAlgorithm } from '../config/schema.ts';
 import { ServerError } from '../errors.ts';
 
@@ -92,7 +93,7 @@ async function readKeyFile(
  */
 export function readCertificateFile(file: string): X509Certificate {
   try {
-    const content = readFileSync(file);
+    const content = readRegularFile(file);
     const isBare = content[0] !== 0x30 && !content.includes('-----');
     return new X509Certificate(isBare ? Buffer.from(content.toString(), 'base64') : content);
   } catch (cause) {

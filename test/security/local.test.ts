@@ -18,7 +18,7 @@ import { test } from 'node:test';
 import { install } from '../commands/postern.ts';
 import { createBrowser } from '../support/browser.ts';
 import { requireCommand } from '../support/requirements.ts';
-import { findFreePort } from '../support/start-server.ts';
+import { findFreePort, untilOpen } from '../support/start-server.ts';
 
 test('what is put in the place of a config file, and is none, holds nobody up', async (t) => {
   const mkfifo = requireCommand(t, 'mkfifo', 'coreutils');
@@ -61,6 +61,34 @@ test('what is put in the place of a config file, and is none, holds nobody up', 
   }
 });
 
+test('nor what is put in the place of the certificate for TLS', async (t) => {
+  const mkfifo = requireCommand(t, 'mkfifo', 'coreutils');
+  const port = await findFreePort();
+  const management = await findFreePort();
+  const tls = (name: string) => readFileSync(join(import.meta.dirname, '../fixtures/tls', name), 'utf8');
+  const place = await install(t, {
+    server: {
+      PublicUrl: `https://localhost:${port}/SPSSMR/Oidc`,
+      Listener: { Host: '127.0.0.1', Port: port, Tls: { CertificateFile: 'tls.pem', KeyFile: 'key.pem' } },
+      Management: { Port: management },
+    },
+    files: { 'tls.pem': tls('localhost.pem'), 'key.pem': tls('key.pem') },
+  });
+  const program = place.spawn(['start']);
+  await untilOpen(port);
+  await untilOpen(management);
+  rmSync(join(place.folder, 'tls.pem'));
+  execFileSync(mkfifo, [join(place.folder, 'tls.pem')]);
+  // It looks when the certificate ends.
+  const ready = `http://127.0.0.1:${management}/health/ready`;
+  const said = /cannot be renewed; the one in use stays/;
+  for (let round = 0; round < 200 && !said.test(program.output().stdout); round += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal((await fetch(ready, { signal: AbortSignal.timeout(20_000) })).status, 200);
+  }
+  assert.match(program.output().stdout, said);
+});
+
 test('what others have written is text where a command prints it: nothing a terminal obeys, no line of its own', async (t) => {
   const place = await install(t);
   assert.equal((await place.run(['migrate'])).code, 0);
@@ -82,6 +110,7 @@ test('what others have written is text where a command prints it: nothing a term
 });
 
 test('who may write into the audit folder has the superuser write nowhere else, and gets no file of theirs', async (t) => {
+  if (process.platform === 'win32') return t.skip('Windows has no superuser to give files away');
   const place = await install(t, { server: { Audit: { To: 'folder' } } });
   assert.equal((await place.run(['migrate'])).code, 0);
   const folder = join(place.folder, 'data/audit');
