@@ -90,11 +90,13 @@ export function keepInteractionCookies(options: InteractionCookiesOptions): Midd
 
 type SentCookie = readonly [name: string, value: string];
 
-/** Name and value of each, as they stand there. */
+/**
+ * Name and value of each, as they stand there. A blank of another kind is part of the name: taken off, it would make
+ * one of ours out of what any site of the domain may set, since browsers find no `__Host-` at its beginning.
+ */
 function parseCookies(ctx: Context): SentCookie[] {
   return (ctx.req.headers.cookie ?? '')
-    .split(';')
-    .map((pair) => pair.trim())
+    .split(/; */)
     .filter((pair) => pair.includes('='))
     .map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)] as const);
 }
