@@ -524,7 +524,9 @@ export function createLoginRoutes(
 
   /** Stores the result and sends the browser back to the engine, which goes on from there. */
   async function finish({ ctx, interaction }: Step, result: Record<string, unknown>): Promise<void> {
-    interaction.result = 'error' in result ? result : { ...interaction.lastSubmission, ...result };
+    // Who signs in anew brings nothing along: what was answered before may have been another's, such as consent.
+    const isAnew = 'error' in result || 'login' in result;
+    interaction.result = isAnew ? result : { ...interaction.lastSubmission, ...result };
     await interaction.save(interaction.exp - now());
     ctx.status = 303;
     ctx.redirect(interaction.returnTo);

@@ -150,6 +150,31 @@ test('CVE row 4: who cancels a new sign-in is who they were, at the client and h
   assert.equal(decodeJwt(body.id_token).sub, 'alice');
 });
 
+test('ASVS 10.7.1: consent is of who gave it, and not of another user who has to sign in before it counts', async (t) => {
+  t.mock.timers.enable({ apis: ['Date'], now: Date.now() });
+  const asks = {
+    ...{ Flow: 'AuthorizationCode', EnableLocalLogin: true, RequireConsent: true },
+    ...{ ClientSecrets: [{ Value: { plain: 'mvc-secret' } }], RedirectUris: [mvc.redirectUri] },
+    AllowedScopes: ['openid', 'profile', 'intelligence_web_api'],
+  };
+  const server = await startTestServer(t, { clients: { asks } });
+  const { browser } = await signInAndRedeem({ issuer: server.issuer, ...mvc });
+  const client = { issuer: server.issuer, ...mvc, clientId: 'asks' };
+  t.mock.timers.tick(50_000);
+  const attempt = await authorize({ ...client, browser, parameters: { max_age: '60' } });
+  assert.match(attempt.page.body, /name="scope"/, 'the sign-in is new enough, and consent is asked for');
+
+  t.mock.timers.tick(20_000);
+  const tooOld = await browser.submit(attempt.page, { action: 'allow', scope: 'openid profile' });
+  assert.match(tooOld.body, /type="password"/);
+  const other = await attempt.signIn(tooOld, 'bob');
+  assert.match(other.body, /name="scope"/, 'bob has allowed nothing yet');
+  const back = await browser.submit(other, { action: 'allow', scope: 'openid' });
+  const { body } = await attempt.redeem(back);
+  assert.equal(decodeJwt(body.id_token).sub, 'bob');
+  assert.equal(body.scope, 'openid');
+});
+
 test('CVE row 23: errors of many requests at once say each what is its own', async (t) => {
   const { issuer } = await startTestServer(t);
   await Promise.all(
