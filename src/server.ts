@@ -706,7 +706,7 @@ function createApp(
   // The inner one first, where one is below the other.
   if (samlKey !== undefined) {
     mount(
-      new URL(server.WsFed.PublicUrl).pathname,
+      basePathOf(server.WsFed.PublicUrl),
       createWsFed({ ...context, csrf, devices, signer: samlKey, windows }),
     );
     // Both applications have the one stylesheet and logo, at the address of the first.
@@ -738,7 +738,7 @@ function createApp(
 /** The name of a path in the metrics: one of ours, or the kind of it. */
 function createRouteNames({ PublicUrl, WsFed }: Configuration['server']): (path: string) => string {
   const base = basePathOf(PublicUrl).toLowerCase();
-  const wsFedBase = new URL(WsFed.PublicUrl).pathname.toLowerCase();
+  const wsFedBase = basePathOf(WsFed.PublicUrl).toLowerCase();
   const fixed = new Map<string, string>([...methodsOf.keys()].map((path) => [base + path, path]));
   for (const path of ['', '/login', '/winlogin', federationMetadataPath.toLowerCase()]) {
     fixed.set(wsFedBase + path, `/wsfed${path}`);

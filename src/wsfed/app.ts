@@ -37,6 +37,7 @@ import { nameOf, type Texts } from '../languages/languages.ts';
 import { answerPage, answerScriptHash } from '../pages/answer.ts';
 import { changePasswordPage, type LoginError, loginPage } from '../pages/sign-in.ts';
 import { signedOutPage, signingOutPage } from '../pages/sign-out.ts';
+import { basePathOf } from '../registry/client-metadata.ts';
 import { claimsFor } from './claims.ts';
 import { createWsFedSessions, type WsFedSession } from './sessions.ts';
 import type { WindowsSignIn, WindowsStep } from './windows.ts';
@@ -112,7 +113,8 @@ export function createWsFed(needs: Needs): Middleware {
   } = needs;
   const { server } = registry.configuration;
   const entityId = server.WsFed.PublicUrl;
-  const base = new URL(entityId).pathname;
+  const base = basePathOf(entityId);
+  const home = base || '/';
   const sessions = createWsFedSessions(needs);
   const metadata = writeFederationMetadata(
     { entityId, endpoint: entityId, nextCertificate: signer.nextCertificate },
@@ -534,7 +536,7 @@ export function createWsFed(needs: Needs): Middleware {
     if (frames.length > 0) {
       allowFrames(ctx, frames);
       // The same again, which by then has nobody to tell, where there is no other place to go to.
-      const again = `${base}?${new URLSearchParams({ wa: actions.signOut })}`;
+      const again = `${home}?${new URLSearchParams({ wa: actions.signOut })}`;
       const nextUrl = returnUrl ?? withUiLocales(again, uiLocalesOf(ctx));
       ctx.body = signingOutPage({ brand, texts: textsFor(ctx, { registry }), frames, nextUrl });
     } else if (returnUrl !== undefined) {
@@ -564,7 +566,7 @@ export function createWsFed(needs: Needs): Middleware {
     return {
       brand,
       texts,
-      action: `${base}${ctx.search}`,
+      action: `${home}${ctx.search}`,
       csrf: csrf.token(sessions.formSubject(ctx)),
       clientName: captionIn(texts, party),
       canCancel: false,

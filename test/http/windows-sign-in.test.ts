@@ -99,6 +99,36 @@ test('a name in the header of the proxy signs in, with the secret and from its a
   assert.ok(!server.logText().includes(secret));
 });
 
+test('an application at the root of its host leads to its own pages, and to no other host', async (t) => {
+  const port = await findFreePort();
+  const origin = `http://localhost:${port}`;
+  const server = {
+    ...{ PublicUrl: `${origin}/SPSSMR/Oidc`, WsFed: { PublicUrl: origin } },
+    Listener: { Host: '127.0.0.1', Port: port },
+  };
+  for (const Mounts of [['Oidc', 'WsFed'], ['WsFed']]) {
+    const { stop } = await start(t, { Header: header }, { server: { ...server, Mounts } });
+    const query = 'wa=wsignin1.0&wtrealm=urn:portal';
+    const first = await createBrowser().request(`${origin}/?${query}`);
+    assert.equal(first.location?.href, `${origin}/WinLogin?${query}`);
+    const headers = { 'x-remote-user': 'EXAMPLE\\carol', 'x-remote-secret': secret };
+    assert.equal(subjectOf(await createBrowser().request(first.location, { headers })), 'EXAMPLE\\carol');
+    const browser = createBrowser();
+    const form = await browser.open(`${origin}/Login?${query}`);
+    assert.match(form.body, /href="\/WinLogin\?/);
+    const answer = await browser.submit(form, { username: 'alice', password: 'Pass-word-1' });
+    assert.equal(subjectOf(answer), 'alice');
+    assert.equal((await browser.open(`${origin}/?wa=wsignout1.0`)).status, 200);
+    assert.equal(
+      (await browser.open(`${origin}/FederationMetadata/2007-06/FederationMetadata.xml`)).status,
+      200,
+    );
+    const home = await browser.open(`${origin}/SPSSMR/Oidc/`);
+    assert.equal(home.status, Mounts.includes('Oidc') ? 200 : 404);
+    await stop();
+  }
+});
+
 test('a header without the secret, or with another, is nobody; the page is the answer', async (t) => {
   const server = await start(t, { Header: header });
   for (const given of [undefined, '', 'wrong', `${secret}x`]) {
