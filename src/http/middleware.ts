@@ -178,7 +178,14 @@ export const securityHeaders: Middleware = async (ctx, next) => {
   ctx.set(everyAnswer);
   await next();
   if (!ctx.response.get('Cache-Control')) ctx.set('Cache-Control', 'no-store');
+  const cookies = ctx.res.getHeader('Set-Cookie');
+  if (cookies !== undefined) ctx.set('Set-Cookie', [cookies].flat().map(withSameSite));
 };
+
+/** What signs a cookie anew after an exchange of keys leaves this attribute of its signature out. */
+function withSameSite(cookie: number | string): string {
+  return /; *samesite=/i.test(String(cookie)) ? String(cookie) : `${cookie}; samesite=lax`;
+}
 
 export const everyAnswer = {
   'Content-Security-Policy':

@@ -160,6 +160,10 @@ test('a session and a form outlive the exchange of the keys that they rest on', 
   assert.notDeepEqual(after, before);
   assert.ok(isSignedIn(await form.signIn()));
   assert.ok(isSignedIn((await authorize({ issuer, ...mvc, browser })).page));
+  assert.ok(
+    browser.setCookies().every((line) => /; samesite=lax/i.test(line) || /^postern\.device=/.test(line)),
+    'a signature by the new key is kept like the cookie itself',
+  );
 });
 
 test('an algorithm that is taken away leaves nothing to exchange, and its keys go when they are revoked', async (t) => {
