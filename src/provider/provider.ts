@@ -4,6 +4,7 @@
  */
 
 import { createHmac, createSecretKey } from 'node:crypto';
+import { decodeJwt } from 'jose';
 import {
   type AdapterFactory,
   type Configuration as EngineConfiguration,
@@ -408,6 +409,19 @@ function createPolicy({ registry }: Context) {
       if (identityProvider === localLogin) return !allowsLocalLogin(client);
       const allowed = identityProvidersOf(client, registry.configuration.providers);
       return !allowed.some(({ Name }) => Name === identityProvider);
+    }),
+  );
+
+  // The engine looks at the hint when the request begins; an answer for another user is none (OpenID Connect Core
+  // section 3.1.2.1).
+  policy.get('login')?.checks.add(
+    new Check('hint_of_another', 'somebody else has signed in', ({ oidc }) => {
+      const hint = oidc.route === 'resume' ? oidc.params?.id_token_hint : undefined;
+      const { accountId } = oidc.session ?? {};
+      if (typeof hint === 'string' && accountId !== undefined && decodeJwt(hint).sub !== accountId) {
+        throw new errors.LoginRequired('id_token_hint and authenticated subject do not match');
+      }
+      return false;
     }),
   );
 

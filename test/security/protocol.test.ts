@@ -175,6 +175,26 @@ test('ASVS 10.7.1: consent is of who gave it, and not of another user who has to
   assert.equal(body.scope, 'openid');
 });
 
+test('who signs in as another than the user of id_token_hint gets no answer for the client that named the user', async (t) => {
+  const { issuer } = await startTestServer(t);
+  const bob = await signInAndRedeem({ issuer, ...mvc, user: 'bob' });
+  const parameters = { id_token_hint: bob.body.id_token };
+  for (const browser of [createBrowser(), (await signInAndRedeem({ issuer, ...mvc })).browser]) {
+    const attempt = await authorize({ issuer, ...mvc, browser, parameters });
+    const back = await attempt.signIn(attempt.page, 'alice');
+    assert.equal(back.location?.searchParams.get('error'), 'login_required');
+    assert.equal(back.location.searchParams.get('state'), 'state-1');
+    const own = await authorize({ issuer, ...mvc, browser });
+    assert.ok(isSignedIn(own.page), 'alice has signed in all the same');
+    const left = await authorize({ issuer, ...mvc, browser, parameters });
+    const skipped = await browser.request(left.page.url.href.replace('/login/', '/connect/authorize/'));
+    assert.equal(skipped.location?.searchParams.get('error'), 'login_required', 'without signing in');
+    const again = await authorize({ issuer, ...mvc, browser, parameters });
+    const { body } = await again.redeem(await again.signIn(again.page, 'bob'));
+    assert.equal(decodeJwt(body.id_token).sub, 'bob');
+  }
+});
+
 test('CVE row 23: errors of many requests at once say each what is its own', async (t) => {
   const { issuer } = await startTestServer(t);
   await Promise.all(
