@@ -305,6 +305,15 @@ export function createLoginRoutes(
           status: 400,
         });
       }
+      // The engine judges it again before it sends a code, but not where the user cancels.
+      const engineClient = await engine().Client.find(client.ClientId);
+      if (engineClient?.redirectUriAllowed(textParam(interaction, 'redirect_uri')) !== true) {
+        throw new ServerError(
+          'ERR_CLIENT_UNKNOWN',
+          'the address of this application is not registered any more',
+          { status: 400 },
+        );
+      }
       return { ctx, interaction, client };
     } catch (err) {
       if (!(err instanceof errors.SessionNotFound)) throw err;

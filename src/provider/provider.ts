@@ -12,6 +12,7 @@ import {
   interactionPolicy,
   type KoaContextWithOIDC,
   Provider,
+  type ResponseType,
 } from 'oidc-provider';
 import { toClaims } from '../accounts/accounts.ts';
 import type { Verdict } from '../accounts/standing.ts';
@@ -412,15 +413,9 @@ function createPolicy({ registry }: Context) {
     }),
   );
 
-  // The engine looks at the hint when the request begins; an answer for another user is none (OpenID Connect Core
-  // section 3.1.2.1).
   policy.get('login')?.checks.add(
-    new Check('hint_of_another', 'somebody else has signed in', ({ oidc }) => {
-      const hint = oidc.route === 'resume' ? oidc.params?.id_token_hint : undefined;
-      const { accountId } = oidc.session ?? {};
-      if (typeof hint === 'string' && accountId !== undefined && decodeJwt(hint).sub !== accountId) {
-        throw new errors.LoginRequired('id_token_hint and authenticated subject do not match');
-      }
+    new Check('judged_anew', 'the request is not what it was', ({ oidc }) => {
+      if (oidc.route === 'resume') judgeAnew(oidc, registry);
       return false;
     }),
   );
@@ -441,6 +436,31 @@ function createPolicy({ registry }: Context) {
     ),
   );
   return policy;
+}
+
+/**
+ * Judges anew what the engine has judged when the request began: somebody else may have signed in than it named
+ * (OpenID Connect Core section 3.1.2.1), and the registration may have changed while the user was busy.
+ *
+ * @throws {errors.OIDCProviderError}
+ */
+function judgeAnew(
+  { client, params = {}, session }: KoaContextWithOIDC['oidc'],
+  registry: Context['registry'],
+): void {
+  const { code_challenge: challenge, id_token_hint: hint, redirect_uri: uri, response_type: type } = params;
+  if (client?.redirectUriAllowed(String(uri)) !== true) throw new errors.InvalidRedirectUri();
+  if (!client.responseTypeAllowed(type as ResponseType)) {
+    throw new errors.UnauthorizedClient('requested response_type is not allowed for this client any more');
+  }
+  const needsProof = registry.findClient(client.clientId)?.RequirePkce === true;
+  if (needsProof && challenge === undefined && String(type).includes('code')) {
+    throw new errors.InvalidRequest('PKCE is required of this client now');
+  }
+  const accountId = session?.accountId;
+  if (typeof hint === 'string' && accountId !== undefined && decodeJwt(hint).sub !== accountId) {
+    throw new errors.LoginRequired('id_token_hint and authenticated subject do not match');
+  }
 }
 
 /**

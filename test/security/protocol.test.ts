@@ -195,6 +195,33 @@ test('who signs in as another than the user of id_token_hint gets no answer for 
   }
 });
 
+test('CVE rows 1 and 12: what a client loses while its user signs in is lost: a redirect URI, a response type, the way without PKCE', async (t) => {
+  const server = await startTestServer(t, { clients: { mvc: { RequirePkce: false } } });
+  const begin = () => authorize({ issuer: server.issuer, ...mvc, withPkce: false });
+  const change = async (members: Record<string, unknown>) => {
+    server.write('clients/mvc.json', members);
+    assert.equal(await server.reload(), true);
+  };
+  const [proofless, typeless, lost, cancelled, left] = await Promise.all([1, 2, 3, 4, 5].map(begin));
+  assert.ok(proofless && typeless && lost && cancelled && left);
+
+  await change({ RequirePkce: true });
+  const back = await proofless.signIn();
+  assert.equal(back.location?.searchParams.get('error'), 'invalid_request');
+  await change({ RequirePkce: false, Flow: 'Hybrid' });
+  const other = await typeless.signIn();
+  assert.equal(other.location?.searchParams.get('error'), 'unauthorized_client');
+  await change({ Flow: 'AuthorizationCode', RedirectUris: ['http://localhost:5090/new'] });
+  for (const nowhere of [
+    await lost.signIn(),
+    await cancelled.browser.submit(cancelled.page, { action: 'cancel' }),
+    await left.browser.request(left.page.url.href.replace('/login/', '/connect/authorize/')),
+  ]) {
+    assert.equal(nowhere.status, 400);
+    assert.equal(nowhere.location, undefined, 'nobody is led to what is no address of the client any more');
+  }
+});
+
 test('CVE row 23: errors of many requests at once say each what is its own', async (t) => {
   const { issuer } = await startTestServer(t);
   await Promise.all(
