@@ -525,7 +525,8 @@ export function createLoginRoutes(
       const { resource: _ours, ...params } = interaction.params as Record<string, string>;
       await interaction.destroy();
       const target = new URL(`${registry.configuration.server.PublicUrl}/connect/authorize`);
-      target.search = new URLSearchParams({ ...params, prompt: 'login' }).toString();
+      const prompts = new Set(['login', ...textParam(interaction, 'prompt').split(' ').filter(Boolean)]);
+      target.search = new URLSearchParams({ ...params, prompt: [...prompts].join(' ') }).toString();
       ctx.status = 303;
       ctx.redirect(target.href);
     }

@@ -211,6 +211,13 @@ test('on the consent page another user can be chosen', async (t) => {
   const consent = await attempt.signIn();
   const login = await attempt.browser.submit(consent, { action: 'switch' });
   assert.match(login.body, /type="password"/);
+
+  // The other user is asked, too, where it is the request alone that wants it.
+  const asking = await authorize({ issuer: server.issuer, ...mvc, parameters: { prompt: 'consent' } });
+  server.write('clients/mvc.json', { RequireConsent: false });
+  await server.reload();
+  const asked = await asking.browser.submit(await asking.signIn(), { action: 'switch' });
+  assert.match((await asking.signIn(asked, 'bob')).body, /name="scope"/);
 });
 
 test('a session lasts as long as server.json says, from the sign-in on', async (t) => {
