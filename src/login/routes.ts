@@ -124,7 +124,7 @@ export function createLoginRoutes(
       await showLogin(step, { userName: '' });
       return;
     }
-    ctx.cookies.set(lastProviderCookie, provider.Name, {
+    ctx.cookies.set(lastProviderCookie, encodeURIComponent(provider.Name), {
       maxAge: 365 * 86_400_000,
       path: '/',
       httpOnly: true,
@@ -191,7 +191,8 @@ export function createLoginRoutes(
 
   function lastUsedFirst(ctx: Context, providers: readonly IdentityProvider[]): readonly IdentityProvider[] {
     const last = ctx.cookies.get(lastProviderCookie, { signed: true });
-    return providers.toSorted((a, b) => Number(b.Name === last) - Number(a.Name === last));
+    const isLast = ({ Name }: IdentityProvider) => encodeURIComponent(Name) === last;
+    return providers.toSorted((a, b) => Number(isLast(b)) - Number(isLast(a)));
   }
 
   function decide({ client, interaction }: Step): LoginStep {

@@ -228,6 +228,27 @@ test('an assertion is good once, and an attempt takes one answer', async (t) => 
   assert.equal(repeated.status, 400);
 });
 
+test('a provider may have any name that a file may have, and is remembered by it', async (t) => {
+  const standIn = await startOpenIdProvider(t, { sub: 'u-1', preferred_username: 'alice' });
+  const names = ['Größe', 'a; b=c', 'ключ', '100%'];
+  const server = await startTestServer(t, {
+    providers: Object.fromEntries(names.map((name) => [name, openId(standIn, { Caption: name })])),
+    clients: { mvc: { IdentityProviderRestrictions: names } },
+  });
+  const browser = createBrowser();
+  for (const provider of names) {
+    const client = { issuer: server.issuer, ...mvc, browser, parameters: { prompt: 'login' } };
+    const { page } = await authorize(client);
+    const back = await throughProvider(browser, await browser.submit(page, { provider }));
+    assert.ok(back.location?.searchParams.has('code'), `${provider}: ${back.status}`);
+    // All are of one issuer, whose users the next one does not sign in whom this one vouched for.
+    await server.context.externalLogins.unlink('alice');
+    const again = await authorize(client);
+    const [, first = ''] = /name="provider" value="([^"]*)"/.exec(again.page.body) ?? [];
+    assert.equal(first, provider);
+  }
+});
+
 test('an identity without an account ends on a page that says so, and goes back to the client', async (t) => {
   const standIn = await startWsFedProvider(t, {
     subject: 'S-1-nobody',
