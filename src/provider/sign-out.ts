@@ -93,8 +93,12 @@ export function completeSignOut(
     } else if (oidc.route === 'end_session_confirm' && (session as { destroyed?: boolean }).destroyed) {
       await endSessionGrants({ tokens }, session.authorizations);
       log.debug({ accountId: session.accountId }, 'grants of the session ended');
-      const location = ctx.response.get('Location');
-      const isOurs = location.startsWith(oidc.urlFor('end_session_success'));
+      const home = oidc.urlFor('end_session_success');
+      // Judged when the question was asked; the client may have lost the address since.
+      const uri = state.postLogoutRedirectUri;
+      const isLost = uri !== undefined && oidc.client?.postLogoutRedirectUriAllowed(uri) !== true;
+      const location = isLost ? home : ctx.response.get('Location');
+      const isOurs = location.startsWith(home);
       const target = isOurs ? withUiLocales(location, uiLocalesOf(ctx)) : location;
       redirect(ctx, await farewells.startFor(session as EndedSession, target, uiLocalesOf(ctx)));
     } else if (oidc.route === 'resume' && state.postLogoutRedirectUri?.endsWith(ctx.path)) {

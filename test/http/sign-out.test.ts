@@ -83,6 +83,20 @@ test('an address that is not registered is not gone to', async (t) => {
   }
 });
 
+test('an address that is taken away while the user is asked is not gone to either', async (t) => {
+  const server = await startTestServer(t);
+  const { browser } = await signInAndRedeem({ issuer: server.issuer, ...mvc });
+  const target = 'http://localhost:5090/';
+  const question = await browser.open(
+    `${server.issuer}/connect/endsession?client_id=mvc&post_logout_redirect_uri=${encodeURIComponent(target)}`,
+  );
+  server.write('clients/mvc.json', { PostLogoutRedirectUris: ['http://localhost:5090/new'] });
+  assert.equal(await server.reload(), true);
+  const page = await browser.submit(question, { logout: 'yes' });
+  assert.equal(page.location, undefined);
+  assert.match(page.body, /You are signed out/);
+});
+
 test('POST is served like GET', async (t) => {
   const { issuer } = await startTestServer(t);
   const browser = createBrowser();
