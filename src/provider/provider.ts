@@ -208,7 +208,8 @@ function toEngineConfiguration(
     conformIdTokenClaims: true,
     pkce: { required: (_ctx, client) => registrationOf(client).RequirePkce },
     cookies: {
-      keys: [...keys.cookieKeys],
+      // Node makes a key out of a text anew for each HMAC, and a sign-in has a dozen. The types know texts alone.
+      keys: keys.cookieKeys.map((key) => createSecretKey(key, 'utf8') as unknown as string),
       names: { session: isSecure ? '__Host-postern.session' : 'postern.session', ...engineCookies },
       // Path /: browsers compare it with regard to case, IIS and we do not; the prefix __Host- needs it too.
       long: { httpOnly: true, sameSite: 'lax', signed: true, path: '/', secure: isSecure },
