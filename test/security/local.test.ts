@@ -156,10 +156,9 @@ test('what else comes to the address that a command waits at does not end it', a
   // Any page can have a browser ask for this.
   for (const path of ['//', '//[', '/callback?state=%zz', '/callback']) {
     const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
-    get({ host: '127.0.0.1', port, path }, (response) => resolve(response.resume().statusCode)).on(
-      'error',
-      reject,
-    );
+    get({ agent: false, host: '127.0.0.1', port, path }, (response) =>
+      resolve(response.resume().statusCode),
+    ).on('error', reject);
     assert.equal(await promise, 404, path);
   }
   const browser = createBrowser();
