@@ -18,6 +18,7 @@ import { parseArgs } from 'node:util';
 import { parse } from 'jsonc-parser';
 import { createBrowser } from '../test/support/browser.ts';
 import { basic, mvc, post, signInAndRedeem } from '../test/support/sign-in.ts';
+import { startFlags } from './subjects.ts';
 
 const { values } = parseArgs({
   options: {
@@ -96,7 +97,7 @@ function prepare(): string {
 /** Starts the program as users do; its errors are counted by their messages. */
 async function start(folder: string): Promise<ChildProcess> {
   const program = join(import.meta.dirname, '../bin/postern.js');
-  const server = spawn(process.execPath, [program, 'start'], {
+  const server = spawn(process.execPath, [...startFlags(), program, 'start'], {
     cwd: folder,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
