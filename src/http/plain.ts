@@ -56,9 +56,9 @@ export function servePlainly(
   serve: RequestListener,
 ): RequestListener {
   function respond(
-    { method = '', url: path = '' }: IncomingMessage,
+    { method = '' }: IncomingMessage,
     response: ServerResponse,
-    { headers, requestId, startedAt, text }: Answer,
+    { headers, path, requestId, startedAt, text }: Answer,
   ): void {
     const length = String(Buffer.byteLength(text));
     response.writeHead(200, [...headers, 'Content-Length', length, requestIdHeader, requestId]);
@@ -80,7 +80,9 @@ export function servePlainly(
       const form = fields && { fields, authorization, requestId, clientAddress };
       const body = form && (await audit.within({ requestId, clientAddress }, () => answer(form)));
       if (body !== undefined) {
-        respond(request, response, { headers: ofForms, requestId, startedAt, text: JSON.stringify(body) });
+        const text = JSON.stringify(body);
+        const { url: path = '' } = request;
+        respond(request, response, { headers: ofForms, path, requestId, startedAt, text });
         return;
       }
     } catch (err) {
@@ -101,17 +103,17 @@ export function servePlainly(
     const document = documents.get(path) ?? documents.get(withoutEndingSlashes(path.toLowerCase()));
     if (document === undefined || (method !== 'GET' && method !== 'HEAD')) return serve(request, response);
     const startedAt = performance.now();
-    respond(request, response, {
-      headers: ofDocuments,
-      requestId: nameRequest(),
-      startedAt,
-      text: document(),
-    });
+    const requestId = nameRequest();
+    // A body that nobody reads ends the connection with the answer.
+    const headers = hasBody(request) ? [...ofDocuments, 'Connection', 'close'] : ofDocuments;
+    respond(request, response, { headers, path, requestId, startedAt, text: document() });
   };
 }
 
 interface Answer {
   readonly headers: readonly string[];
+  /** Without a query: that is for nobody to know. */
+  readonly path: string;
   readonly requestId: string;
   readonly startedAt: number;
   readonly text: string;
@@ -124,6 +126,10 @@ const ofDocuments = Object.entries({
   'Access-Control-Allow-Origin': '*',
   'Cache-Control': 'public, max-age=300',
 }).flat();
+
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
 
 /** Neither a script of another origin, nor somebody who wants to be answered in another form. */
 function isPlain({ headers: { accept = '*/*', origin } }: IncomingMessage): boolean {

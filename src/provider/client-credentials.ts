@@ -140,7 +140,8 @@ export function createClientCredentials(needs: Needs, adapter: AdapterFactory): 
       if (accountId !== undefined) {
         oidc.entity('Account', { accountId, claims: () => ({ sub: accountId }) });
       }
-      ctx.body = await issue({ accountId, client, scopes: [...oidc.requestParamScopes], target });
+      const scopes = [...oidc.requestParamScopes].filter((scope) => scope !== '');
+      ctx.body = await issue({ accountId, client, scopes, target });
     },
 
     async grantPlainly(form) {

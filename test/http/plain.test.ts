@@ -5,8 +5,9 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
+import { decodeJwt } from 'jose';
 import { basic, post } from '../support/sign-in.ts';
-import { startTestServer, type TestServer } from '../support/start-server.ts';
+import { findFreePort, startTestServer, type TestServer } from '../support/start-server.ts';
 
 const formType = 'application/x-www-form-urlencoded';
 const batch = basic('batch', 'batch-secret');
@@ -111,6 +112,45 @@ test('a body is read no further than is usual, said or not', async (t) => {
     const { answer, status } = await send(server, { body: cut(fill(limit + 1)), headers: batch });
     assert.deepEqual([status, answer.error], [413, 'invalid_request']);
   }
+});
+
+test('documents are told of by their route, and nothing of a query is', async (t) => {
+  const management = await findFreePort();
+  const server = await startTestServer(t, { server: { Management: { Port: management } } });
+  const path = '/.well-known/openid-configuration';
+  for (const address of [path, `${path}?secret=hunter2`, path.toUpperCase()]) {
+    assert.equal((await fetch(server.issuer + address)).status, 200);
+  }
+  assert.ok(!server.logText().includes('hunter2'));
+  const metrics = await (await fetch(`http://127.0.0.1:${management}/metrics`)).text();
+  const counted = /^postern_http_request_duration_seconds_count\{route="(\S+?)",method="GET",\S+\} (\d+)$/gm;
+  const routes = [...metrics.matchAll(counted)].map(([, route, count]) => [route, count]);
+  assert.deepEqual(routes, [['/.well-known/openid-configuration', '3']]);
+});
+
+test('what is left of the body of a request for a document is not read', async (t) => {
+  const server = await startTestServer(t);
+  const { hostname, pathname, port } = new URL(`${server.issuer}/.well-known/jwks`);
+  for (const framing of ['Content-Length: 1000000', 'Transfer-Encoding: chunked']) {
+    const socket = connect(Number(port), hostname);
+    socket.write(`GET ${pathname} HTTP/1.1\r\nHost: x\r\n${framing}\r\n\r\n5\r\n`);
+    const answered = await text(socket);
+    assert.match(answered, /^HTTP\/1\.1 200 /);
+    assert.match(answered, /^Connection: close\r$/m);
+  }
+});
+
+test('a client without scopes gets the same token whichever way it asks', async (t) => {
+  const server = await startTestServer(t, { clients: { batch: { AllowedScopes: [] } } });
+  const answers = [];
+  for (const accept of ['*/*', 'application/json, text/plain, */*']) {
+    for (const body of ['grant_type=client_credentials', 'grant_type=client_credentials&scope=']) {
+      const { answer } = await send(server, { body: [body], headers: { ...batch, accept } });
+      const { scope } = decodeJwt(String(answer.access_token));
+      answers.push([answer.scope, scope]);
+    }
+  }
+  assert.deepEqual(answers, Array(4).fill([undefined, []]));
 });
 
 test('a body that ends in the middle is no failure of the server', async (t) => {
