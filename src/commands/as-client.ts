@@ -170,9 +170,13 @@ export async function authorize(signIn: BrowserSignIn): Promise<Record<string, s
 function openBrowser(url: string, { env }: CommandIo): void {
   const [command, ...args] = findBrowser(env);
   if (command === undefined) return;
-  const child = spawn(command, [...args, url], { detached: true, stdio: 'ignore' });
-  child.once('error', () => {});
-  child.unref();
+  try {
+    const child = spawn(command, [...args, url], { detached: true, stdio: 'ignore' });
+    child.once('error', () => {});
+    child.unref();
+  } catch {
+    // What is wrong with a command is told in two ways, by what it is.
+  }
 }
 
 /** The command that opens an address: BROWSER's first, else that of the desktop; empty where there is none. */

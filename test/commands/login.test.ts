@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { createBrowser } from '../support/browser.ts';
@@ -160,6 +168,22 @@ test('a file that others can read is not used', { skip: isWindows && 'files have
 
   assert.deepEqual([code, stdout], [1, '']);
   assert.match(stderr, /can be read by others/);
+});
+
+test('a browser that cannot be started leaves the address on the screen', {
+  skip: isWindows && 'needs links',
+}, async (t) => {
+  const { file, folder, signIn, spawn, env } = await setUp(t);
+  const loop = join(folder, 'loop');
+  symlinkSync(loop, loop);
+  const command = spawn(['login', 'miClient'], { env: { ...env, BROWSER: loop } });
+  await command.waitFor(/S256\s/);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(command.child.exitCode, null, command.output().stderr);
+  command.child.kill('SIGKILL');
+  await command.finish();
+  assert.equal((await signIn()).code, 0);
+  assert.ok(existsSync(file));
 });
 
 test('the browser that BROWSER names is opened', { skip: isWindows && 'needs a script' }, async (t) => {

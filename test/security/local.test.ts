@@ -151,7 +151,7 @@ test('what else comes to the address that a command waits at does not end it', a
     },
   });
   await place.spawn(['start']).waitFor(/listening/);
-  const command = place.spawn(['login', 'tool', '--store', 'login.json'], { env: { BROWSER: 'true' } });
+  const command = place.spawn(['login', 'tool', '--store', 'login.json', '--no-browser']);
   const shown = await command.waitFor(/connect\/authorize\S+/);
   // Any page can have a browser ask for this.
   for (const path of ['//', '//[', '/callback?state=%zz', '/callback']) {
